@@ -1,0 +1,81 @@
+//! The one error type of the library. Every message is a single line that names what failed and where.
+
+use std::path::Path;
+
+/// Result of every fallible public function.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong, by the part that has to be looked at to mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An audio input that cannot be opened, decoded or resampled.
+    #[error("{source_name}: {message}")]
+    Audio {
+        /// File name, or `stdin`.
+        source_name: String,
+        /// The cause.
+        message: String,
+    },
+    /// A configuration or token file that is missing, malformed or holds an unknown key.
+    #[error("{file}: {message}")]
+    Config {
+        /// Path of the file.
+        file: String,
+        /// The cause, naming the key.
+        message: String,
+    },
+    /// A weight file that is missing, truncated, or whose tensors do not fit the configuration.
+    #[error("{file}: {message}")]
+    Weights {
+        /// Path of the file.
+        file: String,
+        /// The cause, naming tensor and shapes.
+        message: String,
+    },
+    /// A request that this build or this model cannot serve.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A device or data type that is not available.
+    #[error("{0}")]
+    Device(String),
+    /// A model's forward pass failed.
+    #[error("inference failed: {0}")]
+    Inference(#[from] candle_core::Error),
+    /// A bounded queue or buffer is full.
+    #[error("{0}")]
+    Overloaded(String),
+    /// A model name that cannot be resolved or downloaded.
+    #[error("{0}")]
+    Hub(String),
+    /// A file that cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Path of the file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// An audio error about `source_name`.
+    pub fn audio(source_name: impl ToString, message: impl ToString) -> Self {
+        Self::Audio { source_name: source_name.to_string(), message: message.to_string() }
+    }
+
+    /// A configuration error in `file`.
+    pub fn config(file: impl AsRef<Path>, message: impl ToString) -> Self {
+        Self::Config { file: file.as_ref().display().to_string(), message: message.to_string() }
+    }
+
+    /// A weights error in `file`.
+    pub fn weights(file: impl AsRef<Path>, message: impl ToString) -> Self {
+        Self::Weights { file: file.as_ref().display().to_string(), message: message.to_string() }
+    }
+
+    /// An input/output error on `path`.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().display().to_string(), source }
+    }
+}

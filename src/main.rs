@@ -1,0 +1,3 @@
+//! The `funasr-candle` program.
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! Every integration test of the package in one binary: it links once.
+mod audio;
+mod cli;
+mod frontend;
+mod hub;
+mod layering;
+mod padding;
+mod parity;
+mod regression;
+mod text;
+mod vad;
