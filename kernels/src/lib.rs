@@ -1,1 +1,20 @@
 //! Tensor operations of funasr-candle.
+//!
+//! One op is one struct in one file. Each has a `reference` written in plain candle operations, which is its
+//! definition, the oracle of its tests and what devices without a fast version run, and a `forward` that takes
+//! the fast version where there is one (f32 on the CPU today) and the reference otherwise.
+//!
+//! Shape letters: B batch, T time, D model width, H heads, K kernel taps.
+
+mod attention;
+mod cpu;
+mod fsmn_memory;
+mod layer_norm;
+mod lengths;
+mod linear;
+
+pub use attention::Attention;
+pub use fsmn_memory::FsmnMemory;
+pub use layer_norm::LayerNorm;
+pub use lengths::Lengths;
+pub use linear::{Activation, Linear};

@@ -1,0 +1,159 @@
+//! Multi-head scaled dot-product attention over padded keys.
+//!
+//! `y = softmax(Q K^T / sqrt(D / H)) V` per head; padded keys have weight 0 and padded queries give 0. The fast
+//! version reads the heads in place (no transposes, no copies) and never looks at padding.
+
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_nn::ops::softmax;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::{Lengths, cpu};
+
+/// Attention of one layer, for one batch.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// Number of heads H; D is a multiple of it.
+    pub heads: usize,
+    /// Valid frames of the queries.
+    pub queries: Lengths,
+    /// Valid frames of keys and values.
+    pub keys: Lengths,
+}
+
+impl Attention {
+    /// `q [B, Tq, D]`, `k` and `v` `[B, Tk, D]` -> `[B, Tq, D]`.
+    pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        self.queries.check("attention", q)?;
+        self.keys.check("attention", k)?;
+        self.keys.check("attention", v)?;
+        if self.heads == 0 || !q.dim(2)?.is_multiple_of(self.heads) {
+            bail!("attention: a width of {} cannot be split into {} heads", q.dim(2)?, self.heads);
+        }
+        if !cpu::is_f32_on_cpu(q) {
+            return self.reference(q, k, v);
+        }
+        q.apply_op3_no_bwd(k, v, self)
+    }
+
+    /// The definition, in plain candle operations.
+    pub fn reference(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let (batch, time, width) = q.dims3()?;
+        let split = |x: &Tensor| -> Result<Tensor> {
+            x.reshape((batch, x.dim(1)?, self.heads, width / self.heads))?.transpose(1, 2)?.contiguous()
+        };
+        let scale = ((width / self.heads) as f64).powf(-0.5);
+        let scores = (split(q)? * scale)?.matmul(&split(k)?.t()?)?;
+        let key_mask = self.keys.mask(q.dtype(), q.device())?.reshape((batch, 1, 1, self.keys.max()))?;
+        // Finite, so that an item without any valid key gives 0 below and not NaN.
+        let penalty = ((1.0 - &key_mask)? * -1e4)?;
+        let weights = softmax(&scores.broadcast_add(&penalty)?, D::Minus1)?.broadcast_mul(&key_mask)?;
+        let y = weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, time, width))?;
+        y.broadcast_mul(&self.queries.mask(q.dtype(), q.device())?.unsqueeze(2)?)
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let q = cpu::Rows::new("attention", q, q_layout)?;
+        let k = cpu::Rows::new("attention", k, k_layout)?;
+        let v = cpu::Rows::new("attention", v, v_layout)?;
+        if k.width != q.width || v.width != q.width {
+            bail!("attention: queries {:?}, keys {:?}, values {:?}", q_layout, k_layout, v_layout);
+        }
+        let head_width = q.width / self.heads;
+        // Heads are independent: each fills a block [Tq, D / H] of its own, interleaved at the end.
+        let blocks: Vec<Vec<f32>> = (0..q.batch * self.heads)
+            .into_par_iter()
+            .map(|i| {
+                let (b, column) = (i / self.heads, i % self.heads * head_width);
+                let lengths = [self.queries.items()[b], self.keys.items()[b]];
+                attend([q, k, v].map(|x| head(x, b, column)), lengths, head_width)
+            })
+            .collect();
+        let mut y = vec![0f32; q.batch * q.time * q.width];
+        for (i, block) in blocks.iter().enumerate() {
+            let (b, column) = (i / self.heads, i % self.heads * head_width);
+            for (t, row) in block.chunks_exact(head_width).enumerate() {
+                let start = (b * q.time + t) * q.width + column;
+                y[start..start + head_width].copy_from_slice(row);
+            }
+        }
+        Ok((CpuStorage::F32(y), Shape::from((q.batch, q.time, q.width))))
+    }
+}
+
+/// A matrix inside a larger one: its values from the first on, and the distance between rows.
+type Block<'a> = (&'a [f32], usize);
+
+fn head<'a>(rows: cpu::Rows<'a>, b: usize, column: usize) -> Block<'a> {
+    let (values, stride) = rows.item(b);
+    (values.get(column..).unwrap_or(&[]), stride)
+}
+
+/// One head of one item: `[queries, width]`.
+fn attend([q, k, v]: [Block<'_>; 3], [queries, keys]: [usize; 2], width: usize) -> Vec<f32> {
+    let mut y = vec![0f32; queries * width];
+    if queries == 0 || keys == 0 {
+        return y;
+    }
+    let mut scores = vec![0f32; queries * keys];
+    product(&mut scores, [queries, keys, width], q, (k.0, 1, k.1), (width as f32).powf(-0.5));
+    scores.chunks_exact_mut(keys).for_each(softmax_row);
+    product(&mut y, [queries, width, keys], (&scores, keys), (v.0, v.1, 1), 1.0);
+    y
+}
+
+fn softmax_row(row: &mut [f32]) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0f32;
+    for v in row.iter_mut() {
+        *v = (*v - max).exp();
+        sum += *v;
+    }
+    let scale = 1.0 / sum;
+    row.iter_mut().for_each(|v| *v *= scale);
+}
+
+/// `y [m, n] = scale * a [m, k] * b [k, n]`; `b` comes with its row and column strides.
+#[allow(unsafe_code)]
+fn product(y: &mut [f32], [m, n, k]: [usize; 3], a: Block<'_>, b: (&[f32], usize, usize), scale: f32) {
+    assert!(y.len() == m * n);
+    assert!(a.0.len() > (m - 1) * a.1 + k - 1 && b.0.len() > (k - 1) * b.1 + (n - 1) * b.2);
+    // SAFETY: the last element that each size and stride passed here addresses was asserted to exist.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            y.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.0.as_ptr(),
+            1,
+            a.1 as isize,
+            b.0.as_ptr(),
+            b.2 as isize,
+            b.1 as isize,
+            0.0,
+            scale,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}

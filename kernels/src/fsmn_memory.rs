@@ -1,0 +1,112 @@
+//! FSMN memory: a depthwise convolution over time, written as a shifted multiply-add.
+//!
+//! `y[t] = x[t] * skip + sum_k w[k] * x[t + offset + k * dilation]`, zero outside an item and in its padding.
+//! A grouped convolution would run one convolution per channel; here every tap is one pass over a row of D.
+//! Zhang et al., "Deep-FSMN for Large Vocabulary Continuous Speech Recognition", 2018; FunASR
+//! `models/sanm/attention.py` (`forward_fsmn`) and `models/fsmn_vad_streaming/encoder.py` (`FSMNBlock`).
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::{Lengths, cpu};
+
+/// Output rows that one thread computes at a time.
+const BLOCK_ROWS: usize = 32;
+
+/// The memory of one layer, for one batch.
+#[derive(Debug, Clone)]
+pub struct FsmnMemory {
+    /// Frame of the first tap, relative to the output frame; `-(K - 1)` is a causal memory.
+    pub offset: isize,
+    /// Frames between taps.
+    pub dilation: usize,
+    /// Whether the input itself is added.
+    pub skip: bool,
+    /// Valid frames of each item.
+    pub lengths: Lengths,
+}
+
+impl FsmnMemory {
+    /// `x [B, T, D]`, `taps [K, D]` -> `[B, T, D]`.
+    pub fn forward(&self, x: &Tensor, taps: &Tensor) -> Result<Tensor> {
+        self.lengths.check("fsmn-memory", x)?;
+        if !cpu::is_f32_on_cpu(x) {
+            return self.reference(x, taps);
+        }
+        let x = if x.stride()[2] == 1 { x.clone() } else { x.contiguous()? };
+        x.apply_op2_no_bwd(taps, self)
+    }
+
+    /// The definition, in plain candle operations.
+    pub fn reference(&self, x: &Tensor, taps: &Tensor) -> Result<Tensor> {
+        let (_, time, _) = x.dims3()?;
+        let mask = self.lengths.mask(x.dtype(), x.device())?.unsqueeze(2)?;
+        let x = x.broadcast_mul(&mask)?;
+        let reach = self.dilation as isize * (taps.dim(0)? as isize - 1);
+        let left = (-self.offset).max(0);
+        let right = (self.offset + reach).max(0);
+        let padded = x.pad_with_zeros(1, left as usize, right as usize)?;
+        let mut y = if self.skip { x } else { x.zeros_like()? };
+        for k in 0..taps.dim(0)? {
+            let start = (left + self.offset) as usize + k * self.dilation;
+            y = (y + padded.narrow(1, start, time)?.broadcast_mul(&taps.get(k)?)?)?;
+        }
+        y.broadcast_mul(&mask)
+    }
+
+    /// Row `t` of an item of `length` frames whose row `s` is `row(s)`.
+    fn row<'a>(
+        &self,
+        t: usize,
+        length: usize,
+        row: impl Fn(usize) -> &'a [f32],
+        taps: &[f32],
+        y: &mut [f32],
+    ) {
+        if t >= length {
+            return;
+        }
+        if self.skip {
+            y.copy_from_slice(row(t));
+        }
+        for (k, tap) in taps.chunks_exact(y.len()).enumerate() {
+            let source = t as isize + self.offset + (k * self.dilation) as isize;
+            if (0..length as isize).contains(&source) {
+                for ((y, x), w) in y.iter_mut().zip(row(source as usize)).zip(tap) {
+                    *y += x * w;
+                }
+            }
+        }
+    }
+}
+
+impl CustomOp2 for FsmnMemory {
+    fn name(&self) -> &'static str {
+        "fsmn-memory"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        taps: &CpuStorage,
+        taps_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let rows = cpu::Rows::new("fsmn-memory", x, x_layout)?;
+        let (_, width) = taps_layout.shape().dims2()?;
+        if width != rows.width || width == 0 {
+            bail!("fsmn-memory: input {:?} and taps {:?} do not fit", x_layout.shape(), taps_layout.shape());
+        }
+        let taps = cpu::contiguous("fsmn-memory", taps, taps_layout)?;
+        let mut y = vec![0f32; rows.batch * rows.time * width];
+        for (b, y) in y.chunks_mut((rows.time * width).max(1)).enumerate() {
+            let length = self.lengths.items()[b];
+            y.par_chunks_mut(BLOCK_ROWS * width).enumerate().for_each(|(block, y)| {
+                for (t, y) in y.chunks_mut(width).enumerate() {
+                    self.row(block * BLOCK_ROWS + t, length, |s| rows.row(b, s), taps, y);
+                }
+            });
+        }
+        Ok((CpuStorage::F32(y), Shape::from((rows.batch, rows.time, width))))
+    }
+}

@@ -1,0 +1,89 @@
+//! Layer normalisation over the last dimension, in two passes.
+//!
+//! Candle's own fused version takes the variance as `E[x^2] - E[x]^2`, which loses all digits on near-constant
+//! rows; FunASR's eps of 1e-12 does not hide that (zero rows open every stream).
+
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu;
+
+/// `(x - mean) / sqrt(var + eps) * weight + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNorm {
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    /// `x [.., D]`, `weight [D]`, `bias [D]` -> shape of `x`.
+    pub fn forward(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        if !cpu::is_f32_on_cpu(x) {
+            return self.reference(x, weight, bias);
+        }
+        x.contiguous()?.apply_op3_no_bwd(weight, bias, self)
+    }
+
+    /// The definition, in plain candle operations; statistics in f32 whatever the type of `x`.
+    pub fn reference(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        let normed = centred.broadcast_div(&deviation)?.to_dtype(x.dtype())?;
+        normed.broadcast_mul(weight)?.broadcast_add(bias)
+    }
+
+    fn row(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+        let count = x.len() as f32;
+        let mean = lanes_sum(x, |v| v) / count;
+        let variance = lanes_sum(x, |v| (v - mean) * (v - mean)) / count;
+        let scale = 1.0 / (variance + self.eps as f32).sqrt();
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = (x - mean) * scale * w + b;
+        }
+    }
+}
+
+/// Sum of `f(x)`, in 16 lanes so that it vectorises and rounds less than one running sum.
+fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let chunks = x.chunks_exact(16);
+    let tail: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
+    let mut lanes = [0f32; 16];
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(v);
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let shape = x_layout.shape();
+        let width = shape.dims().last().copied().unwrap_or(0);
+        if width == 0 || weight_layout.shape().dims() != [width] || bias_layout.shape().dims() != [width] {
+            bail!("layer-norm: input {shape:?} and weight {:?} do not fit", weight_layout.shape());
+        }
+        let x = cpu::contiguous("layer-norm", x, x_layout)?;
+        let weight = cpu::contiguous("layer-norm", weight, weight_layout)?;
+        let bias = cpu::contiguous("layer-norm", bias, bias_layout)?;
+        let mut y = vec![0f32; x.len()];
+        y.par_chunks_mut(width)
+            .with_min_len(16)
+            .zip(x.par_chunks(width))
+            .for_each(|(y, x)| self.row(x, weight, bias, y));
+        Ok((CpuStorage::F32(y), shape.clone()))
+    }
+}

@@ -1,0 +1,126 @@
+//! Where and in which number format a model runs.
+
+use std::str::FromStr;
+
+use candle_core::{DType, Device};
+
+use crate::error::{Error, Result};
+
+/// A device by name: `cpu`, `cuda:0`, `metal`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+    /// The Apple GPU.
+    Metal,
+}
+
+impl FromStr for DeviceName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name.split_once(':').unwrap_or((name, "0")) {
+            ("cpu", "0") => Ok(Self::Cpu),
+            ("metal", "0") => Ok(Self::Metal),
+            ("cuda", index) if index.parse::<usize>().is_ok() => Ok(Self::Cuda(index.parse().unwrap_or(0))),
+            _ => Err(Error::Device(format!("unknown device `{name}`; known: cpu, cuda:N, metal"))),
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl DeviceName {
+    /// Opens the device. One that is absent, or for which this build has no support, is an error.
+    pub fn open(self) -> Result<Device> {
+        let absent = |e: candle_core::Error| {
+            let cause = e.to_string();
+            Error::Device(format!(
+                "device {self} is not available: {}",
+                cause.lines().next().unwrap_or_default()
+            ))
+        };
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(index) => Device::new_cuda(index).map_err(absent),
+            Self::Metal => Device::new_metal(0).map_err(absent),
+        }
+    }
+}
+
+/// Number format of weights and activations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats with the range of f32.
+    Bf16,
+    /// 16-bit floats.
+    F16,
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            "int8" => Err(Error::Unsupported("dtype int8 is not supported yet; use f32".into())),
+            _ => Err(Error::Device(format!("unknown dtype `{name}`; known: f32, bf16, f16"))),
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+/// An opened device with the number format used on it.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    /// The device.
+    pub device: Device,
+    /// The format of weights and activations.
+    pub dtype: DType,
+}
+
+impl Compute {
+    /// Opens `device`; the CPU computes in f32 alone.
+    pub fn open(device: DeviceName, precision: Precision) -> Result<Self> {
+        if device == DeviceName::Cpu && precision != Precision::F32 {
+            let message = format!("the CPU computes in f32; dtype {precision} needs a GPU");
+            return Err(Error::Unsupported(message));
+        }
+        let dtype = match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+        };
+        Ok(Self { device: device.open()?, dtype })
+    }
+
+    /// f32 on the processor.
+    pub fn cpu() -> Self {
+        Self { device: Device::Cpu, dtype: DType::F32 }
+    }
+}

@@ -1,0 +1,51 @@
+//! Position-wise feed-forward layers.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{LayerNorm, Linear};
+
+/// Encoder feed-forward: `w_2(relu(w_1(x)))`.
+#[derive(Debug, Clone)]
+pub struct FeedForward {
+    w_1: Linear,
+    w_2: Linear,
+}
+
+impl FeedForward {
+    /// Loads `w_1 [units, D]` and `w_2 [D, units]`.
+    pub fn load(width: usize, units: usize, vb: VarBuilder) -> Result<Self> {
+        let w_1 = Linear::load(width, units, vb.pp("w_1"))?;
+        Ok(Self { w_1, w_2: Linear::load(units, width, vb.pp("w_2"))? })
+    }
+
+    /// `[B, T, D]` -> `[B, T, D]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.w_2.forward(&self.w_1.forward_relu(x)?)
+    }
+}
+
+/// Decoder feed-forward: `w_2(norm(relu(w_1(x))))`, a norm inside and no bias at the end
+/// (FunASR `models/sanm/positionwise_feed_forward.py`).
+#[derive(Debug, Clone)]
+pub struct DecoderFeedForward {
+    w_1: Linear,
+    norm: LayerNorm,
+    w_2: Linear,
+}
+
+impl DecoderFeedForward {
+    /// Loads `w_1 [units, D]`, `norm [units]` and `w_2 [D, units]`.
+    pub fn load(width: usize, units: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            w_1: Linear::load(width, units, vb.pp("w_1"))?,
+            norm: LayerNorm::load(units, LayerNorm::EPS, vb.pp("norm"))?,
+            w_2: Linear::load_no_bias(units, width, vb.pp("w_2"))?,
+        })
+    }
+
+    /// `[B, L, D]` -> `[B, L, D]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.w_2.forward(&self.norm.forward(&self.w_1.forward_relu(x)?)?)
+    }
+}

@@ -1,0 +1,23 @@
+//! Layers shared by the models. They know tensors and tensor names, and no model's name.
+//!
+//! Every `load` takes a [`VarBuilder`](candle_nn::VarBuilder) that stands at the layer's prefix and uses FunASR's
+//! tensor names; every `forward` takes `[B, T, D]` and, where padding matters, the [`Lengths`] of the batch.
+
+mod cif;
+mod feed_forward;
+mod fsmn;
+mod layer_norm;
+mod linear;
+mod position;
+mod sanm;
+mod sanm_decoder;
+
+pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
+pub use feed_forward::{DecoderFeedForward, FeedForward};
+pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
+pub use funasr_kernels::Lengths;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use position::add_positions;
+pub use sanm::{EncoderLayer, SanmEncoder, SanmEncoderConfig, SanmMemory};
+pub use sanm_decoder::{DecoderLayer, SanmDecoder, SanmDecoderConfig};

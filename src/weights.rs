@@ -1,0 +1,245 @@
+//! A converted model: its configuration, its tokens, and its tensors mapped from the file.
+//!
+//! Loading is strict: an unknown configuration key, a missing, wrongly shaped or unused tensor is an error.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Version of the layout that the converter writes and this reads.
+const FORMAT_VERSION: u64 = 1;
+
+/// Configuration file of a model directory.
+pub const CONFIG_FILE: &str = "config.json";
+/// Tensor file of a model directory.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// The files of a model, opened.
+pub struct ModelFiles {
+    /// Where they come from: a directory, or `embedded <name>`.
+    pub origin: String,
+    config: Value,
+    tensors: Arc<TensorFile>,
+    directory: Option<PathBuf>,
+    embedded_tokens: Option<&'static str>,
+}
+
+impl std::fmt::Debug for ModelFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelFiles").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+impl ModelFiles {
+    /// Opens a converted model directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let config_path = directory.join(CONFIG_FILE);
+        let text = std::fs::read_to_string(&config_path).map_err(|e| Error::io(&config_path, e))?;
+        let weights_path = directory.join(WEIGHTS_FILE);
+        let tensors = TensorFile::map(&weights_path)?;
+        Self::new(directory.display().to_string(), &text, tensors, Some(directory.to_owned()), None)
+    }
+
+    /// Takes a model that is compiled into the program.
+    pub fn embedded(name: &str, config: &str, weights: &'static [u8], tokens: &'static str) -> Result<Self> {
+        let origin = format!("embedded {name}");
+        let slice = SliceSafetensors::new(weights).map_err(|e| Error::weights(&origin, e))?;
+        let tokens = (!tokens.is_empty()).then_some(tokens);
+        Self::new(origin, config, TensorFile::Slice(slice), None, tokens)
+    }
+
+    fn new(
+        origin: String,
+        config: &str,
+        tensors: TensorFile,
+        directory: Option<PathBuf>,
+        embedded_tokens: Option<&'static str>,
+    ) -> Result<Self> {
+        let config: Value =
+            serde_json::from_str(config).map_err(|e| Error::config(config_name(&origin), e))?;
+        match config.get("format_version").and_then(Value::as_u64) {
+            Some(FORMAT_VERSION) => {}
+            found => {
+                let message = format!("format_version is {found:?}, this program reads {FORMAT_VERSION}");
+                return Err(Error::config(config_name(&origin), message));
+            }
+        }
+        Ok(Self { origin, config, tensors: Arc::new(tensors), directory, embedded_tokens })
+    }
+
+    /// The model class, such as `Paraformer`.
+    pub fn class(&self) -> Result<&str> {
+        let class = self.config.get("model").and_then(Value::as_str);
+        class.ok_or_else(|| Error::config(config_name(&self.origin), "no `model` class"))
+    }
+
+    /// The configuration as `T`, without the entries that describe the files themselves.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        let mut config = self.config.clone();
+        if let Some(entries) = config.as_object_mut() {
+            for key in ["format_version", "files", "origin"] {
+                entries.remove(key);
+            }
+        }
+        serde_json::from_value(config).map_err(|e| Error::config(config_name(&self.origin), e))
+    }
+
+    /// An error about the configuration.
+    pub fn config_error(&self, message: impl ToString) -> Error {
+        Error::config(config_name(&self.origin), message)
+    }
+
+    /// Name and text of the token list.
+    pub fn tokens(&self) -> Result<(String, String)> {
+        if let Some(tokens) = self.embedded_tokens {
+            return Ok((format!("{}/tokens.json", self.origin), tokens.to_owned()));
+        }
+        let name = self.config.pointer("/files/tokens").and_then(Value::as_str);
+        let name = name.ok_or_else(|| self.config_error("no token list (`files.tokens`)"))?;
+        // A file beside the configuration, never a path that leads elsewhere.
+        let file =
+            Path::new(name).file_name().ok_or_else(|| self.config_error("`files.tokens` names no file"))?;
+        let path = self.directory.clone().unwrap_or_default().join(file);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        Ok((path.display().to_string(), text))
+    }
+
+    /// Builds a model from the tensors: `load` gets a builder at the root, and must use every tensor but those
+    /// below `frontend.`.
+    pub fn build<M>(
+        &self,
+        dtype: DType,
+        device: &Device,
+        load: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
+    ) -> Result<M> {
+        let used = Arc::new(Mutex::new(BTreeSet::new()));
+        let backend = Tracked { tensors: self.tensors.clone(), used: used.clone() };
+        let vb = VarBuilder::from_backend(Box::new(backend), dtype, device.clone());
+        let model = load(vb).map_err(|e| Error::weights(weights_name(&self.origin), one_line(&e)))?;
+        let used = used.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused: Vec<String> = self
+            .tensors
+            .names()
+            .into_iter()
+            .filter(|n| !n.starts_with("frontend.") && !used.contains(n))
+            .collect();
+        match unused.as_slice() {
+            [] => Ok(model),
+            [first, rest @ ..] => {
+                let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+                let message = format!("tensor `{first}`{more} does not belong to the configured model");
+                Err(Error::weights(weights_name(&self.origin), message))
+            }
+        }
+    }
+
+    /// One f32 vector of `len` values, or nothing if the file has no such tensor.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        if !self.tensors.contains(name) {
+            return Ok(None);
+        }
+        let fail = |e: candle_core::Error| Error::weights(weights_name(&self.origin), one_line(&e));
+        let tensor = self.tensors.load(name, &Device::Cpu).map_err(fail)?;
+        if tensor.dims() != [len] {
+            let message = format!("tensor `{name}` has shape {:?}, expected [{len}]", tensor.dims());
+            return Err(Error::weights(weights_name(&self.origin), message));
+        }
+        tensor.to_dtype(DType::F32).and_then(|t| t.to_vec1()).map(Some).map_err(fail)
+    }
+}
+
+fn config_name(origin: &str) -> PathBuf {
+    Path::new(origin).join(CONFIG_FILE)
+}
+
+fn weights_name(origin: &str) -> PathBuf {
+    Path::new(origin).join(WEIGHTS_FILE)
+}
+
+/// A candle error without its backtrace, on one line.
+fn one_line(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A safetensors file, mapped or compiled in.
+enum TensorFile {
+    Mapped(MmapedSafetensors),
+    Slice(SliceSafetensors<'static>),
+}
+
+impl TensorFile {
+    #[allow(unsafe_code)]
+    fn map(path: &Path) -> Result<Self> {
+        std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        // SAFETY: the mapping is read-only and lives as long as the model; changing the file under a running
+        // program is outside what a mapping can guard against, as for every mapped model file.
+        let mapped = unsafe { MmapedSafetensors::new(path) };
+        mapped.map(Self::Mapped).map_err(|e| Error::weights(path, one_line(&e)))
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Mapped(file) => file.tensors().into_iter().map(|(name, _)| name).collect(),
+            Self::Slice(file) => file.tensors().into_iter().map(|(name, _)| name).collect(),
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::Mapped(file) => file.get(name).is_ok(),
+            Self::Slice(file) => file.get(name).is_ok(),
+        }
+    }
+
+    fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Mapped(file) => file.load(name, device),
+            Self::Slice(file) => file.load(name, device),
+        }
+    }
+}
+
+/// Loads with shape checks, and remembers which tensors were asked for.
+struct Tracked {
+    tensors: Arc<TensorFile>,
+    used: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl SimpleBackend for Tracked {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let tensor = self.get_unchecked(name, dtype, device)?;
+        if tensor.shape() != &shape {
+            candle_core::bail!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.shape());
+        }
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        if !self.contains_tensor(name) {
+            candle_core::bail!("tensor `{name}` is missing");
+        }
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        self.tensors.load(name, device)?.to_dtype(dtype)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.tensors.contains(name)
+    }
+}
