@@ -2,6 +2,7 @@
 mod audio;
 mod cli;
 mod frontend;
+mod golden;
 mod hub;
 mod layering;
 mod padding;

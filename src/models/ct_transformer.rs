@@ -35,7 +35,6 @@ pub enum Class {
 
 /// Supported encoders.
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[expect(clippy::upper_case_acronyms, reason = "FunASR's class name")]
 pub enum EncoderClass {
     /// See [`SanmEncoder`].
     SANMEncoder,

@@ -31,7 +31,6 @@ pub enum Class {
 
 /// Supported networks.
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[expect(clippy::upper_case_acronyms, reason = "FunASR's class name")]
 pub enum EncoderClass {
     /// A stack of [`FsmnBlock`].
     FSMN,

@@ -52,7 +52,6 @@ pub struct ModelConf {}
 
 /// Supported encoders.
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[expect(clippy::upper_case_acronyms, reason = "FunASR's class name")]
 pub enum EncoderClass {
     /// See [`SanmEncoder`].
     SANMEncoder,

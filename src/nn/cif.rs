@@ -166,21 +166,26 @@ impl Cif {
         Self { token_num: token_num as usize, peaks, fires, alphas: alphas.to_vec() }
     }
 
+    /// Frames at which a token fired.
+    pub fn fire_frames(&self) -> impl Iterator<Item = usize> + '_ {
+        self.fires.iter().map(|&(frame, _)| frame)
+    }
+
     /// Adds to `weights` (`[tokens, frames]`, zero) what each frame gives to each token.
     fn fill_weights(&self, weights: &mut [f32], frames: usize) {
-        let mut first = (0, None);
-        for (row, &(last, rest)) in weights.chunks_exact_mut(frames).zip(&self.fires).take(self.token_num) {
-            // The tail frame lies after the last one and its hidden state is zero: it has no column.
-            for frame in first.0..=last.min(frames - 1) {
-                row[frame] = self.alphas[frame];
+        let mut start = 0;
+        let mut carried = None;
+        for (row, &(fire, rest)) in weights.chunks_exact_mut(frames).zip(&self.fires).take(self.token_num) {
+            if let Some((frame, part)) = carried.filter(|&(frame, _)| frame < frames) {
+                row[frame] = part;
             }
-            if let Some(carried) = first.1.filter(|_| first.0 > 0) {
-                row[first.0 - 1] += carried;
+            // The tail frame lies behind the last one and its hidden state is zero: it has no column.
+            let end = (fire + 1).min(frames);
+            row[start..end].copy_from_slice(&self.alphas[start..end]);
+            if fire < frames {
+                row[fire] -= rest;
             }
-            if last < frames {
-                row[last] -= rest;
-            }
-            first = (last + 1, Some(rest));
+            (start, carried) = (end, Some((fire, rest)));
         }
     }
 }

@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::{FeedForward, LayerNorm, Lengths, Linear, add_positions};
 
-/// `encoder_conf` of a SANM encoder, with FunASR's key names.
+/// `encoder_conf` of a SANM encoder, with FunASR's key names and defaults.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct SanmEncoderConfig {
     /// Model width D.
     pub output_size: usize,
@@ -23,33 +23,40 @@ pub struct SanmEncoderConfig {
     /// Number of layers, the first one (of input width) included.
     pub num_blocks: usize,
     /// Taps K of the memory.
-    #[serde(default = "default_kernel_size")]
     pub kernel_size: usize,
     /// Frames by which the memory looks further back than ahead.
-    #[serde(default)]
     pub sanm_shfit: usize,
     /// Where the input comes from; the position code is the only published one.
-    #[serde(default)]
     pub input_layer: InputLayer,
     /// Kind of position code.
-    #[serde(default)]
     pub pos_enc_class: PositionCode,
     /// Kind of attention.
-    #[serde(default)]
     pub selfattention_layer_type: SelfAttention,
     /// Norms before the sub-layers; `false` is refused.
-    #[serde(default)]
     pub normalize_before: PreNorm,
     /// Width of the input; follows from the front end for speech, given for text.
-    #[serde(default)]
     pub input_size: Option<usize>,
     /// Padding id of text models; no published encoder embeds text itself.
-    #[serde(default)]
     pub padding_idx: Option<i64>,
 }
 
-fn default_kernel_size() -> usize {
-    11
+impl Default for SanmEncoderConfig {
+    fn default() -> Self {
+        Self {
+            output_size: 256,
+            attention_heads: 4,
+            linear_units: 2048,
+            num_blocks: 6,
+            kernel_size: 11,
+            sanm_shfit: 0,
+            input_layer: InputLayer::default(),
+            pos_enc_class: PositionCode::default(),
+            selfattention_layer_type: SelfAttention::default(),
+            normalize_before: PreNorm,
+            input_size: None,
+            padding_idx: None,
+        }
+    }
 }
 
 /// Supported `input_layer`.

@@ -10,46 +10,33 @@ use super::{DecoderFeedForward, LayerNorm, Lengths, Linear, SanmMemory};
 
 /// `decoder_conf` of a SANM decoder, with FunASR's key names and defaults.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct SanmDecoderConfig {
     /// Heads H of the attention to the encoder.
-    #[serde(default = "four")]
     pub attention_heads: usize,
     /// Width of the feed-forward layers.
-    #[serde(default = "units")]
     pub linear_units: usize,
     /// Layers in all; those beyond `att_layer_num` have no attention.
-    #[serde(default = "six")]
     pub num_blocks: usize,
     /// Layers with attention to the encoder.
-    #[serde(default = "six")]
     pub att_layer_num: usize,
     /// Taps K of the memory.
-    #[serde(default = "taps")]
     pub kernel_size: usize,
     /// Frames by which the memory looks further back than ahead; `null` means half the kernel.
-    #[serde(default = "no_shift")]
     pub sanm_shfit: Option<usize>,
 }
 
-fn no_shift() -> Option<usize> {
-    Some(0)
-}
-
-fn four() -> usize {
-    4
-}
-
-fn six() -> usize {
-    6
-}
-
-fn units() -> usize {
-    2048
-}
-
-fn taps() -> usize {
-    21
+impl Default for SanmDecoderConfig {
+    fn default() -> Self {
+        Self {
+            attention_heads: 4,
+            linear_units: 2048,
+            num_blocks: 6,
+            att_layer_num: 6,
+            kernel_size: 21,
+            sanm_shfit: Some(0),
+        }
+    }
 }
 
 /// Attention of the tokens to the encoder's frames.
