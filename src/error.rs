@@ -48,6 +48,12 @@ pub enum Error {
     /// A model name that cannot be resolved or downloaded.
     #[error("{0}")]
     Hub(String),
+    /// A job of which a part failed; the parts were reported one by one.
+    #[error("{0}")]
+    Failed(String),
+    /// A FunASR checkpoint that cannot be converted.
+    #[error(transparent)]
+    Convert(#[from] funasr_convert::Error),
     /// A file that cannot be read or written.
     #[error("{path}: {source}")]
     Io {
@@ -72,6 +78,11 @@ impl Error {
     /// A weights error in `file`.
     pub fn weights(file: impl AsRef<Path>, message: impl ToString) -> Self {
         Self::Weights { file: file.as_ref().display().to_string(), message: message.to_string() }
+    }
+
+    /// A failed forward pass, or a result of one that cannot be decoded.
+    pub fn inference(message: impl ToString) -> Self {
+        Self::Inference(candle_core::Error::Msg(message.to_string()))
     }
 
     /// An input/output error on `path`.

@@ -8,6 +8,7 @@ pub mod frontend;
 pub mod hub;
 pub mod models;
 pub mod nn;
+pub mod pipeline;
 pub mod punctuation;
 pub mod text;
 pub mod vad;

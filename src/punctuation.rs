@@ -1,1 +1,258 @@
-//! To be written.
+//! Punctuation of plain text around a CT-Transformer (`funasr/models/ct_transformer/model.py`, `inference`): words,
+//! windows, text. The network itself is a closure from word ids to labels.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::decode::tokens::TokenList;
+use crate::text::is_space;
+use crate::{Error, Result};
+
+/// New words per window.
+const GROUP_WORDS: usize = 20;
+/// From this length on a window without a sentence end is cut at a comma.
+const LONG_WINDOW_WORDS: usize = 200;
+/// Longest window: without even a comma everything in it is given out as it is. FunASR's window grows for ever.
+const MAX_WINDOW_WORDS: usize = 1000;
+
+/// The part of a punctuation model's configuration that concerns text.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Mark of each label, `_` for none. Taken literally: with an ASCII `,` or `?` in it, as some templates have, the
+    /// rules for `，` and `？` do not apply, as in FunASR.
+    pub punc_list: Vec<String>,
+    /// Label of the full stop that closes every text.
+    #[serde(default = "full_stop")]
+    pub sentence_end_id: u32,
+    /// User dictionary of the variant that segments words with jieba.
+    #[serde(default)]
+    pub jieba_usr_dict: Option<String>,
+}
+
+fn full_stop() -> u32 {
+    3
+}
+
+/// A text with punctuation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Punctuated {
+    /// Words and marks.
+    pub text: String,
+    /// One label per word of [`split_words`].
+    pub labels: Vec<u32>,
+    /// Byte range in `text` of the mark after each word, empty if there is none.
+    pub marks: Vec<Range<usize>>,
+}
+
+/// Splits on white space, and inside a piece puts every non-ASCII character and every run of ASCII on its own.
+pub fn split_words(text: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    for piece in text.split(is_space) {
+        let mut begin = 0;
+        for (at, letter) in piece.char_indices().filter(|(_, letter)| !letter.is_ascii()) {
+            let end = at + letter.len_utf8();
+            words.extend([&piece[begin..at], &piece[at..end]]);
+            begin = end;
+        }
+        words.push(&piece[begin..]);
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Puts punctuation into text with the labels of a network.
+#[derive(Debug, Clone)]
+pub struct Punctuator {
+    vocabulary: TokenList,
+    marks: Vec<Mark>,
+    sentence_end: u32,
+}
+
+impl Punctuator {
+    /// A punctuator for a model with this configuration and word list; `file` is only named in errors.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for the jieba variant, [`Error::Config`] for a `punc_list` without `_`, or a
+    /// `sentence_end_id` beyond it.
+    pub fn new(file: impl AsRef<Path>, config: Config, vocabulary: TokenList) -> Result<Self> {
+        let file = file.as_ref();
+        if let Some(dictionary) = config.jieba_usr_dict {
+            let file = file.display();
+            return Err(Error::Unsupported(format!(
+                "{file}: jieba_usr_dict {dictionary:?}: jieba is not supported"
+            )));
+        }
+        if !config.punc_list.iter().any(|mark| mark == "_") {
+            return Err(Error::config(file, "punc_list: no entry \"_\""));
+        }
+        if config.sentence_end_id as usize >= config.punc_list.len() {
+            let (id, marks) = (config.sentence_end_id, config.punc_list.len());
+            return Err(Error::config(
+                file,
+                format!("sentence_end_id: {id}, but punc_list has {marks} entries"),
+            ));
+        }
+        let marks = config.punc_list.into_iter().map(Mark::new).collect();
+        Ok(Self { vocabulary, marks, sentence_end: config.sentence_end_id })
+    }
+
+    /// Punctuates `text`. `label` is the network: the ids of a window of words (at most 1000, known by exact match,
+    /// else `<unk>`) to one label each. A word is given out once a sentence end follows it, else it comes again with the
+    /// next 20; blank text needs no call and gives an empty result.
+    ///
+    /// Text and labels are FunASR's, but no letter is made small, a word is raised at the start of a sentence only if it
+    /// has no capitals, and the text does not begin with a space.
+    ///
+    /// # Errors
+    /// Those of `label`, and [`Error::Inference`] if it returns another number of labels or one beyond `punc_list`.
+    pub fn punctuate(
+        &self,
+        text: &str,
+        mut label: impl FnMut(&[u32]) -> Result<Vec<u32>>,
+    ) -> Result<Punctuated> {
+        let words = split_words(text);
+        let ids = self.word_ids(text);
+        let mut writer = Writer { marks: &self.marks, raise: true, out: Punctuated::default() };
+        let (mut begin, mut end) = (0, 0);
+        while end < words.len() {
+            end = words.len().min(end + GROUP_WORDS);
+            let mut labels = label(&ids[begin..end])?;
+            self.check(&labels, end - begin)?;
+            let ready = if end == words.len() { end - begin } else { self.cut(&mut labels) };
+            writer.write(&words[begin..begin + ready], &labels[..ready]);
+            begin += ready;
+        }
+        Ok(writer.finish(self.sentence_end))
+    }
+
+    /// Ids of the words of [`split_words`], by exact match, else that of `<unk>`.
+    pub fn word_ids(&self, text: &str) -> Vec<u32> {
+        split_words(text).into_iter().map(|word| self.vocabulary.id(word)).collect()
+    }
+
+    fn check(&self, labels: &[u32], words: usize) -> Result<()> {
+        if labels.len() != words {
+            return Err(Error::inference(format!("{} punctuation labels for {words} words", labels.len())));
+        }
+        match labels.iter().find(|&&label| label as usize >= self.marks.len()) {
+            Some(label) => Err(Error::inference(format!(
+                "punctuation label {label}, but there are {}",
+                self.marks.len()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// How many words of a window that is not the last can be given out: up to its last sentence end, leaving at least
+    /// one word of right context; of a long one up to its last comma, which becomes a sentence end.
+    fn cut(&self, labels: &mut [u32]) -> usize {
+        let last = |labels: &[u32], is: fn(&Mark) -> bool| {
+            (2..labels.len().saturating_sub(1)).rev().find(|&i| is(&self.marks[labels[i] as usize]))
+        };
+        if let Some(end) = last(labels, Mark::ends_sentence) {
+            return end + 1;
+        }
+        if labels.len() > LONG_WINDOW_WORDS
+            && let Some(comma) = last(labels, Mark::is_comma)
+        {
+            labels[comma] = self.sentence_end;
+            return comma + 1;
+        }
+        // The next window would be longer than allowed.
+        if labels.len() + GROUP_WORDS > MAX_WINDOW_WORDS { labels.len() } else { 0 }
+    }
+}
+
+/// A punctuation mark as it is written.
+#[derive(Debug, Clone)]
+struct Mark {
+    /// After a Chinese character; empty for no mark.
+    text: String,
+    /// After an ASCII word.
+    ascii: String,
+}
+
+impl Mark {
+    fn new(entry: String) -> Self {
+        let text = if entry == "_" { String::new() } else { entry };
+        let ascii = match text.as_str() {
+            "，" => ",",
+            "。" => ".",
+            "？" => "?",
+            other => other,
+        };
+        Self { ascii: ascii.to_owned(), text }
+    }
+
+    fn ends_sentence(&self) -> bool {
+        self.text == "。" || self.text == "？"
+    }
+
+    fn is_comma(&self) -> bool {
+        self.text == "，"
+    }
+}
+
+/// Assembles the text.
+struct Writer<'a> {
+    marks: &'a [Mark],
+    /// Whether the next word begins a sentence.
+    raise: bool,
+    out: Punctuated,
+}
+
+impl Writer<'_> {
+    /// Appends the words of one window. The first one is set off by a space even after a Chinese character, as in FunASR.
+    fn write(&mut self, words: &[&str], labels: &[u32]) {
+        let mut after_ascii = true;
+        for (word, &label) in words.iter().zip(labels) {
+            let ascii = word.is_ascii();
+            if ascii && after_ascii && !self.out.text.is_empty() {
+                self.out.text.push(' ');
+            }
+            self.write_word(word);
+            self.write_mark(label, ascii);
+            after_ascii = ascii;
+        }
+    }
+
+    fn write_word(&mut self, word: &str) {
+        let begin = self.out.text.len();
+        self.out.text.push_str(word);
+        if self.raise
+            && !word.bytes().any(|byte| byte.is_ascii_uppercase())
+            && let Some(first) = self.out.text.get_mut(begin..begin + 1)
+        {
+            first.make_ascii_uppercase();
+        }
+    }
+
+    fn write_mark(&mut self, label: u32, ascii: bool) {
+        let mark = &self.marks[label as usize];
+        let begin = self.out.text.len();
+        self.out.text.push_str(if ascii { &mark.ascii } else { &mark.text });
+        self.out.labels.push(label);
+        self.out.marks.push(begin..self.out.text.len());
+        self.raise = mark.ends_sentence();
+    }
+
+    /// Closes the text with a full stop unless it ends in one or in a question mark; a comma gives way to it.
+    fn finish(self, sentence_end: u32) -> Punctuated {
+        let mut out = self.out;
+        let Some(last) = out.text.chars().next_back() else { return out };
+        if ['。', '？', '.', '?'].contains(&last) {
+            return out;
+        }
+        if ['，', '、', ','].contains(&last) {
+            out.text.pop();
+        }
+        let begin = out.text.len();
+        out.text.push(if last.is_ascii() { '.' } else { '。' });
+        if let (Some(label), Some(mark)) = (out.labels.last_mut(), out.marks.last_mut()) {
+            (*label, *mark) = (sentence_end, begin..out.text.len());
+        }
+        out
+    }
+}

@@ -20,6 +20,9 @@ const FORMAT_VERSION: u64 = 1;
 
 /// Configuration file of a model directory.
 pub const CONFIG_FILE: &str = "config.json";
+/// Entries of the configuration that describe the files themselves.
+const FILE_ENTRIES: [&str; 3] = ["format_version", "files", "origin"];
+
 /// Tensor file of a model directory.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
@@ -82,15 +85,20 @@ impl ModelFiles {
         class.ok_or_else(|| Error::config(config_name(&self.origin), "no `model` class"))
     }
 
-    /// The configuration as `T`, without the entries that describe the files themselves.
-    pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
+    /// The configuration as `T`, without the entries that describe the files themselves and without `others`,
+    /// which somebody else reads.
+    pub fn config<T: DeserializeOwned>(&self, others: &[&str]) -> Result<T> {
         let mut config = self.config.clone();
         if let Some(entries) = config.as_object_mut() {
-            for key in ["format_version", "files", "origin"] {
-                entries.remove(key);
-            }
+            entries.retain(|key, _| !FILE_ENTRIES.contains(&key.as_str()) && !others.contains(&key.as_str()));
         }
         serde_json::from_value(config).map_err(|e| Error::config(config_name(&self.origin), e))
+    }
+
+    /// One section of the configuration as `T`.
+    pub fn section<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
+        let section = self.config.get(key).ok_or_else(|| self.config_error(format!("no section `{key}`")))?;
+        serde_json::from_value(section.clone()).map_err(|e| self.config_error(format!("{key}: {e}")))
     }
 
     /// An error about the configuration.

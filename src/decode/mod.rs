@@ -1,1 +1,5 @@
-//! To be written.
+//! From network outputs to tokens and their times: pure host code on slices, no tensors, no device.
+
+pub mod greedy;
+pub mod timestamps;
+pub mod tokens;

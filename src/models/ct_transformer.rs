@@ -52,10 +52,10 @@ pub struct ModelConf {
     pub punc_list: Vec<String>,
     /// Id of the label that ends a sentence.
     #[serde(default = "full_stop")]
-    pub sentence_end_id: usize,
+    pub sentence_end_id: u32,
 }
 
-fn full_stop() -> usize {
+fn full_stop() -> u32 {
     3
 }
 

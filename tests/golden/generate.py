@@ -38,6 +38,7 @@ LONG = 200  # frames of the long item: far past one kernel width, still small on
 
 # ---------------------------------------------------------------------------------------------- files and models
 
+
 def check_versions():
     found = {"funasr": funasr.__version__, "torch": torch.__version__, "torchaudio": torchaudio.__version__}
     wrong = {name: found[name] for name in VERSIONS if found[name].split("+")[0] != VERSIONS[name]}
@@ -67,7 +68,11 @@ def seed(name):
 def build(config):
     """A FunASR model in eval mode with random weights; LayerNorm, too, gets weights that show when they are skipped."""
     model_class = {"Paraformer": Paraformer, "FsmnVADStreaming": FsmnVADStreaming, "CTTransformer": CTTransformer}
-    parts = {k: v for k, v in config.items() if k not in ("format_version", "model", "model_conf", "frontend", "frontend_conf")}
+    parts = {
+        k: v
+        for k, v in config.items()
+        if k not in ("format_version", "model", "model_conf", "frontend", "frontend_conf")
+    }
     if config["model"] == "Paraformer":
         parts |= {"input_size": feature_dim(config), "ctc_weight": 0.0}
     model = model_class[config["model"]](**config["model_conf"], **parts).eval()
@@ -94,6 +99,7 @@ def recorded(modules):
     def hook(name):
         def keep(_module, _args, out):
             outputs[name] = (out[0] if isinstance(out, tuple) else out).clone()
+
         return keep
 
     handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
@@ -116,6 +122,7 @@ def decoder_stages(decoder):
 
 # ----------------------------------------------------------------------------------------------------- Paraformer
 
+
 def paraformer_config(lfr, encoder, decoder, predictor, vocab_size):
     """`lfr` = (mel bins, m, n). Keys left out of a section keep the class's default."""
     n_mels, m, n = lfr
@@ -130,17 +137,39 @@ def paraformer_config(lfr, encoder, decoder, predictor, vocab_size):
         "predictor": "CifPredictorV2",
         "predictor_conf": {"idim": encoder["output_size"], **predictor},
         "frontend": "WavFrontend",
-        "frontend_conf": {"fs": 16000, "window": "hamming", "n_mels": n_mels, "frame_length": 25, "frame_shift": 10, "lfr_m": m, "lfr_n": n},
+        "frontend_conf": {
+            "fs": 16000,
+            "window": "hamming",
+            "n_mels": n_mels,
+            "frame_length": 25,
+            "frame_shift": 10,
+            "lfr_m": m,
+            "lfr_n": n,
+        },
         "vocab_size": vocab_size,
     }
 
 
 def sanm(size, heads, units, blocks, kernel, shift):
-    return {"output_size": size, "attention_heads": heads, "linear_units": units, "num_blocks": blocks, "kernel_size": kernel, "sanm_shfit": shift}
+    return {
+        "output_size": size,
+        "attention_heads": heads,
+        "linear_units": units,
+        "num_blocks": blocks,
+        "kernel_size": kernel,
+        "sanm_shfit": shift,
+    }
 
 
 def decoder_conf(heads, units, blocks, att_layers, kernel, shift):
-    return {"attention_heads": heads, "linear_units": units, "num_blocks": blocks, "att_layer_num": att_layers, "kernel_size": kernel, "sanm_shfit": shift}
+    return {
+        "attention_heads": heads,
+        "linear_units": units,
+        "num_blocks": blocks,
+        "att_layer_num": att_layers,
+        "kernel_size": kernel,
+        "sanm_shfit": shift,
+    }
 
 
 def cif(l_order, r_order, tail, **more):
@@ -150,21 +179,59 @@ def cif(l_order, r_order, tail, **more):
 # name -> (config, mean alpha, frames of each item). The last item of a batch must fire (cif_v1 raises otherwise).
 PARAFORMERS = {
     "paraformer_basic": (
-        paraformer_config((6, 7, 6), sanm(24, 4, 47, 3, 11, 0), decoder_conf(4, 45, 2, 2, 11, 0), cif(1, 1, 0.45), 40), 0.3, [23, 1, 9, LONG]),
+        paraformer_config((6, 7, 6), sanm(24, 4, 47, 3, 11, 0), decoder_conf(4, 45, 2, 2, 11, 0), cif(1, 1, 0.45), 40),
+        0.3,
+        [23, 1, 9, LONG],
+    ),
     "paraformer_one_layer": (
-        paraformer_config((6, 5, 1), sanm(16, 1, 17, 1, 3, 0), decoder_conf(1, 17, 1, 1, 3, 0), cif(0, 2, 0.45), 20), 0.4, [17, 3, 2, 11]),
+        paraformer_config((6, 5, 1), sanm(16, 1, 17, 1, 3, 0), decoder_conf(1, 17, 1, 1, 3, 0), cif(0, 2, 0.45), 20),
+        0.4,
+        [17, 3, 2, 11],
+    ),
     "paraformer_shifted": (  # shifted FSMN, one FSMN-only decoder layer, smoothed and thresholded alphas
-        paraformer_config((6, 9, 4), sanm(24, 2, 31, 4, 5, 2), decoder_conf(2, 45, 3, 2, 5, 1), cif(1, 0, 0.45, smooth_factor=0.8, noise_threshold=0.05), 33), 0.35, [14, 1, 31]),
+        paraformer_config(
+            (6, 9, 4),
+            sanm(24, 2, 31, 4, 5, 2),
+            decoder_conf(2, 45, 3, 2, 5, 1),
+            cif(1, 0, 0.45, smooth_factor=0.8, noise_threshold=0.05),
+            33,
+        ),
+        0.35,
+        [14, 1, 31],
+    ),
     "paraformer_no_tail": (  # three FSMN-only decoder layers; token_num is the raw sum, rounded half to even
-        paraformer_config((8, 5, 3), sanm(28, 4, 35, 6, 11, 0), decoder_conf(2, 37, 5, 2, 11, 5), cif(2, 0, 0.0), 27), 0.25, [19, 2, 40]),
+        paraformer_config((8, 5, 3), sanm(28, 4, 35, 6, 11, 0), decoder_conf(2, 37, 5, 2, 11, 5), cif(2, 0, 0.0), 27),
+        0.25,
+        [19, 2, 40],
+    ),
     "paraformer_even_kernel": (  # even kernels, layer 0 with a residual (20 -> 20), tail weight in the last column
-        paraformer_config((4, 5, 3), sanm(20, 2, 33, 2, 4, 0), decoder_conf(1, 19, 2, 1, 6, 0), cif(1, 1, 0.3, tail_mask=False), 25), 0.3, [25, 6, 13]),
+        paraformer_config(
+            (4, 5, 3), sanm(20, 2, 33, 2, 4, 0), decoder_conf(1, 19, 2, 1, 6, 0), cif(1, 1, 0.3, tail_mask=False), 25
+        ),
+        0.3,
+        [25, 6, 13],
+    ),
     "paraformer_80_mel": (  # published front end and input width
-        paraformer_config((80, 7, 6), sanm(24, 2, 41, 2, 11, 0), decoder_conf(4, 29, 3, 3, 11, 0), cif(1, 1, 0.45), 60), 0.45, [4, 16, 8]),
+        paraformer_config((80, 7, 6), sanm(24, 2, 41, 2, 11, 0), decoder_conf(4, 29, 3, 3, 11, 0), cif(1, 1, 0.45), 60),
+        0.45,
+        [4, 16, 8],
+    ),
     "paraformer_silent": (  # token_num 0, 0, then a few
-        paraformer_config((6, 7, 6), sanm(16, 2, 25, 2, 5, 0), decoder_conf(2, 21, 1, 1, 5, 0), cif(1, 1, 0.45), 21), 0.04, [6, 1, 70]),
+        paraformer_config((6, 7, 6), sanm(16, 2, 25, 2, 5, 0), decoder_conf(2, 21, 1, 1, 5, 0), cif(1, 1, 0.45), 21),
+        0.04,
+        [6, 1, 70],
+    ),
     "paraformer_defaults": (  # sections as short as FunASR accepts: 6 decoder layers of width 21 although num_blocks is 4, no tail
-        paraformer_config((8, 7, 6), {"output_size": 16, "linear_units": 23, "num_blocks": 2}, {"linear_units": 18, "num_blocks": 4}, {"l_order": 1, "r_order": 1}, 24), 0.3, [30, 8]),
+        paraformer_config(
+            (8, 7, 6),
+            {"output_size": 16, "linear_units": 23, "num_blocks": 2},
+            {"linear_units": 18, "num_blocks": 4},
+            {"l_order": 1, "r_order": 1},
+            24,
+        ),
+        0.3,
+        [30, 8],
+    ),
 }
 
 
@@ -211,7 +278,9 @@ def paraformer_items(model, items):
         stages, count = paraformer_stages(model, speech, torch.tensor([speech.shape[1]]))
         ids = greedy(stages["decoder_logits"][0], count[0]) if count[0] >= 1 else torch.zeros(0, dtype=torch.int64)
         tensors |= {f"item{i}.{name}": tensor for name, tensor in stages.items()} | {f"item{i}.ids": ids}
-        summary.append({"frames": speech.shape[1], "tokens": int(count[0]), "ids": ids.tolist(), "margin": margin(stages)})
+        summary.append(
+            {"frames": speech.shape[1], "tokens": int(count[0]), "ids": ids.tolist(), "margin": margin(stages)}
+        )
     lengths = torch.tensor([speech.shape[1] for speech in items])
     padded = torch.nn.utils.rnn.pad_sequence([speech[0] for speech in items], batch_first=True)
     stages, _ = paraformer_stages(model, padded, lengths)
@@ -233,10 +302,13 @@ def write_paraformer(name, config, rate, frames):
     model = build(config)
     tune_alphas(model, smooth_noise(100, feature_dim(config)), rate)
     tensors, summary = paraformer_items(model, [smooth_noise(t, feature_dim(config)) for t in frames])
-    write(HERE / f"{name}.safetensors", weights(model) | tensors, config=config, items=summary, **{"class": "Paraformer"})
+    write(
+        HERE / f"{name}.safetensors", weights(model) | tensors, config=config, items=summary, **{"class": "Paraformer"}
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- FSMN-VAD
+
 
 def vad_config(n_mels, lfr_m, sizes, memory):
     """`sizes` = (layers, linear, projection, affine, outputs), `memory` = (lorder, rorder, lstride, rstride)."""
@@ -248,11 +320,29 @@ def vad_config(n_mels, lfr_m, sizes, memory):
         "model_conf": {"sample_rate": 16000, "sil_pdf_ids": [0]},
         "encoder": "FSMN",
         "encoder_conf": {
-            "input_dim": n_mels * lfr_m, "input_affine_dim": affine, "fsmn_layers": layers, "linear_dim": linear, "proj_dim": proj,
-            "lorder": lorder, "rorder": rorder, "lstride": lstride, "rstride": rstride, "output_affine_dim": affine, "output_dim": outputs,
+            "input_dim": n_mels * lfr_m,
+            "input_affine_dim": affine,
+            "fsmn_layers": layers,
+            "linear_dim": linear,
+            "proj_dim": proj,
+            "lorder": lorder,
+            "rorder": rorder,
+            "lstride": lstride,
+            "rstride": rstride,
+            "output_affine_dim": affine,
+            "output_dim": outputs,
         },
         "frontend": "WavFrontendOnline",
-        "frontend_conf": {"fs": 16000, "window": "hamming", "n_mels": n_mels, "frame_length": 25, "frame_shift": 10, "dither": 0.0, "lfr_m": lfr_m, "lfr_n": 1},
+        "frontend_conf": {
+            "fs": 16000,
+            "window": "hamming",
+            "n_mels": n_mels,
+            "frame_length": 25,
+            "frame_shift": 10,
+            "dither": 0.0,
+            "lfr_m": lfr_m,
+            "lfr_n": 1,
+        },
     }
 
 
@@ -274,7 +364,9 @@ def write_vad(name, config, chunks):
     with recorded({"logits": encoder.out_linear2}) as outputs:
         encoder(feats, None)
     encoder.out_linear2.linear.weight.mul_(1.5 / outputs["logits"].std(1).mean())  # scores that move, unsaturated
-    stages = {"input": encoder.relu, "logits": encoder.out_linear2} | {f"layer_{i}": layer for i, layer in enumerate(encoder.fsmn)}
+    stages = {"input": encoder.relu, "logits": encoder.out_linear2} | {
+        f"layer_{i}": layer for i, layer in enumerate(encoder.fsmn)
+    }
     with recorded(stages) as whole:
         scores = encoder(feats, None)
     tensors = {"feats": feats, "scores": scores, "chunk_frames": torch.tensor(chunks), **whole}
@@ -288,11 +380,18 @@ def write_vad(name, config, chunks):
 
 # -------------------------------------------------------------------------------------------------- CT-Transformer
 
+
 def punc_config(vocab_size, embed_unit, encoder, punc_list=PUNC_LIST):
     return {
         "format_version": 1,
         "model": "CTTransformer",
-        "model_conf": {"ignore_id": 0, "embed_unit": embed_unit, "att_unit": encoder["output_size"], "punc_list": punc_list, "sentence_end_id": 3},
+        "model_conf": {
+            "ignore_id": 0,
+            "embed_unit": embed_unit,
+            "att_unit": encoder["output_size"],
+            "punc_list": punc_list,
+            "sentence_end_id": 3,
+        },
         "encoder": "SANMEncoder",
         "encoder_conf": {"input_size": embed_unit, "input_layer": "pe", **encoder},
         "vocab_size": vocab_size,
@@ -326,6 +425,7 @@ def write_punctuation(name, config):
 
 # ------------------------------------------------------------------------------------------------------------- CIF
 
+
 def cif_sequences():
     """name -> (alphas [T], hidden width). Sums lie on, just below and just above integers on purpose."""
     third = torch.full((9,), 1 / 3)
@@ -355,11 +455,18 @@ def write_cif():
         prefix = alphas.double().cumsum(0).float()
         fired = torch.nonzero(prefix.floor() > torch.cat([torch.zeros(1), prefix[:-1].floor()]))[:, 0]
         total = alphas[None].sum(-1)[0]
-        tensors |= {f"{name}.alphas": alphas, f"{name}.hidden": hidden[0], f"{name}.fires": fires[0], f"{name}.fire_frames": fired}
+        tensors |= {
+            f"{name}.alphas": alphas,
+            f"{name}.hidden": hidden[0],
+            f"{name}.fires": fires[0],
+            f"{name}.fire_frames": fired,
+        }
         tensors[f"{name}.embeds"] = embeds[0]
         exact = float(alphas.double().sum())
         summary[name] = {
-            "floor": int(total.floor()), "round": int(total.round()), "fires": len(fired),
+            "floor": int(total.floor()),
+            "round": int(total.round()),
+            "fires": len(fired),
             # Another order of f32 additions may then give another floor than torch's.
             "near_integer": bool(abs(exact - round(exact)) < 1e-4),
         }
@@ -368,8 +475,10 @@ def write_cif():
 
 # ------------------------------------------------------------------------------------------------------- front end
 
+
 def kaldi_cmvn(shift, scale):
     """The text of an am.mvn file, with the <Splice> block that a careless reader takes for the shift."""
+
     def row(values):
         return " ".join(f"{v:.6g}" for v in values)
 
@@ -428,7 +537,12 @@ def write_lfr_cmvn():
     cmvn = load_cmvn(path)
     path.unlink()
     feats = torch.randn(5, 14) * 4
-    tensors |= {"cmvn.shift": cmvn[0], "cmvn.scale": cmvn[1], "cmvn.feats": feats, "cmvn.out": apply_cmvn(feats.clone(), cmvn)}
+    tensors |= {
+        "cmvn.shift": cmvn[0],
+        "cmvn.scale": cmvn[1],
+        "cmvn.feats": feats,
+        "cmvn.out": apply_cmvn(feats.clone(), cmvn),
+    }
     write(HERE / "lfr_cmvn.safetensors", tensors, am_mvn=text, **{"class": "WavFrontend"})
 
 
@@ -453,14 +567,16 @@ def write_online_frontend(clip):
         for name, calls in online_schedules(len(clip)).items():
             frontend, cache, rows, start = WavFrontendOnline(n_mels=n_mels, dither=0.0, lfr_m=m, lfr_n=n), {}, [], 0
             for i, size in enumerate(calls):
-                chunk = clip[None, start:start + size]
+                chunk = clip[None, start : start + size]
                 start += size
                 out, _ = frontend(chunk, [size], cache=cache, is_final=i == len(calls) - 1)
                 rows.append(out[0] if out.ndim == 3 else torch.zeros(0, n_mels * m))
             prefix = f"lfr_{m}_{n}.{name}"
             tensors |= {f"{prefix}.calls": torch.tensor(calls), f"{prefix}.rows": torch.tensor([len(r) for r in rows])}
             if start == len(clip):
-                torch.testing.assert_close(torch.cat(rows), offline[0], atol=1e-4, rtol=0, msg=f"{prefix}: not the offline features")
+                torch.testing.assert_close(
+                    torch.cat(rows), offline[0], atol=1e-4, rtol=0, msg=f"{prefix}: not the offline features"
+                )
             else:
                 tensors[f"{prefix}.feats"] = torch.cat(rows)
     write(HERE / "frontend_online.safetensors", tensors, n_mels=n_mels, **{"class": "WavFrontendOnline"})
@@ -469,7 +585,7 @@ def write_online_frontend(clip):
 def write_frontends(audio):
     samples, fs = soundfile.read(audio, dtype="float32")
     assert fs == 16000, f"{audio}: {fs} Hz, wanted 16000"
-    clip = torch.from_numpy(samples[8000:8000 + 20800].copy())  # 1.3 s
+    clip = torch.from_numpy(samples[8000 : 8000 + 20800].copy())  # 1.3 s
     write_frontend(clip, 16000)
     write_frontend(clip[:12000:2].clone(), 8000)  # aliased on purpose: only the numbers matter
     write_lfr_cmvn()
@@ -479,8 +595,20 @@ def write_frontends(audio):
 # ------------------------------------------------------------------------------------------------------- full size
 
 TRAINING_KEYS = {
-    "encoder_conf": {"dropout_rate": 0.1, "positional_dropout_rate": 0.1, "attention_dropout_rate": 0.1, "pos_enc_class": "SinusoidalPositionEncoder", "normalize_before": True, "selfattention_layer_type": "sanm"},
-    "decoder_conf": {"dropout_rate": 0.1, "positional_dropout_rate": 0.1, "self_attention_dropout_rate": 0.1, "src_attention_dropout_rate": 0.1},
+    "encoder_conf": {
+        "dropout_rate": 0.1,
+        "positional_dropout_rate": 0.1,
+        "attention_dropout_rate": 0.1,
+        "pos_enc_class": "SinusoidalPositionEncoder",
+        "normalize_before": True,
+        "selfattention_layer_type": "sanm",
+    },
+    "decoder_conf": {
+        "dropout_rate": 0.1,
+        "positional_dropout_rate": 0.1,
+        "self_attention_dropout_rate": 0.1,
+        "src_attention_dropout_rate": 0.1,
+    },
     "tokenizer": "CharTokenizer",
     "tokenizer_conf": {"unk_symbol": "<unk>", "split_with_space": True},
 }
@@ -489,15 +617,26 @@ TRAINING_KEYS = {
 def write_checkpoint(directory, config, model, tokens):
     """A FunASR model directory: config.yaml as published (training keys included), model.pt, tokens.json."""
     directory.mkdir(parents=True, exist_ok=True)
-    published = {k: dict(v) if isinstance(v, dict) else v for k, v in config.items() if k not in ("format_version", "vocab_size")}
+    published = {
+        k: dict(v) if isinstance(v, dict) else v for k, v in config.items() if k not in ("format_version", "vocab_size")
+    }
     for section, keys in TRAINING_KEYS.items():
         if section.startswith("tokenizer"):
             published[section] = keys
         elif section in published:
             published[section] |= keys
     if config["model"] == "Paraformer":
-        published["model_conf"] = {"ctc_weight": 0.0, "lsm_weight": 0.1, "length_normalized_loss": True, "predictor_weight": 1.0, "predictor_bias": 1, "sampling_ratio": 0.75}
-    (directory / "config.yaml").write_text(yaml.safe_dump(published, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        published["model_conf"] = {
+            "ctc_weight": 0.0,
+            "lsm_weight": 0.1,
+            "length_normalized_loss": True,
+            "predictor_weight": 1.0,
+            "predictor_bias": 1,
+            "sampling_ratio": 0.75,
+        }
+    (directory / "config.yaml").write_text(
+        yaml.safe_dump(published, allow_unicode=True, sort_keys=False), encoding="utf-8"
+    )
     (directory / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False, indent=0), encoding="utf-8")
     torch.save(model.state_dict(), directory / "model.pt")
 
@@ -513,7 +652,9 @@ def read_tokens(path):
 def write_full_paraformer(directory, am_mvn, tokens):
     """Paraformer-large's sizes with 150 tokens in 20 s (333 LFR frames)."""
     seed("full_paraformer")
-    config = paraformer_config((80, 7, 6), sanm(512, 4, 2048, 50, 11, 0), decoder_conf(4, 2048, 16, 16, 11, 0), cif(1, 1, 0.45), len(tokens))
+    config = paraformer_config(
+        (80, 7, 6), sanm(512, 4, 2048, 50, 11, 0), decoder_conf(4, 2048, 16, 16, 11, 0), cif(1, 1, 0.45), len(tokens)
+    )
     model = build(config)
     items = [smooth_noise(frames, 560) for frames in (333, 183, 50)]
     tune_alphas(model, items[0], 150 / 333)
@@ -543,7 +684,12 @@ def write_full(directory, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--audio", type=Path, default=HERE.parents[1] / "models/demo/short_00_demo.wav", help="16 kHz speech clip of 2 s or more, for the front end")
+    parser.add_argument(
+        "--audio",
+        type=Path,
+        default=HERE.parents[1] / "models/demo/short_00_demo.wav",
+        help="16 kHz speech clip of 2 s or more, for the front end",
+    )
     parser.add_argument("--full", type=Path, metavar="DIR", help="write published-size random models there instead")
     parser.add_argument("--only-paraformer", action="store_true", help="with --full: leave the punctuation models out")
     parser.add_argument("--am-mvn", type=Path, help="with --full: CMVN file to copy (560 wide)")

@@ -1,0 +1,75 @@
+//! The commands: one file each. Results go to stdout, everything else to stderr.
+
+mod bench;
+mod convert;
+mod inspect;
+mod models;
+mod output;
+mod punctuate;
+mod session;
+mod transcribe;
+mod vad;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use funasr_candle::Result;
+use tracing_subscriber::EnvFilter;
+
+pub use output::report_error;
+
+/// FunASR speech models, natively: speech recognition, voice activity detection, punctuation.
+#[derive(Debug, Parser)]
+#[command(name = "funasr-candle", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// How log lines look; RUST_LOG chooses which there are
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "A model is a name of `models list`, a converted directory, or a FunASR directory \
+(config.yaml and model.pt), which is converted on first use. FUNASR_CANDLE_HOME is where models are kept.";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Transcribe(transcribe::Args),
+    Vad(vad::Args),
+    Punctuate(punctuate::Args),
+    Convert(convert::Args),
+    Models(models::Args),
+    Inspect(inspect::Args),
+    Bench(bench::Args),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> Result<()> {
+        self.start_log();
+        match self.command {
+            Command::Transcribe(args) => args.run(),
+            Command::Vad(args) => args.run(),
+            Command::Punctuate(args) => args.run(),
+            Command::Convert(args) => args.run(),
+            Command::Models(args) => args.run(),
+            Command::Inspect(args) => args.run(),
+            Command::Bench(args) => args.run(),
+        }
+    }
+
+    fn start_log(&self) {
+        // The audio decoders log every oddity of a file; what matters comes back as an error or our own warning.
+        let filter =
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,symphonia=off"));
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.without_time().with_target(false).init(),
+            LogFormat::Json => log.json().init(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What the commands share: how models are named, found and run.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+use funasr_candle::device::{Compute, DeviceName, Precision};
+use funasr_candle::hub::{self, Hub, HubOptions, Progress};
+use funasr_candle::pipeline::open_model;
+use funasr_candle::weights::ModelFiles;
+use funasr_candle::{Error, Result};
+use indicatif::ProgressBar;
+
+use super::output::{note, progress_bar};
+
+/// Where models come from.
+#[derive(Debug, Clone, Args)]
+pub struct HubArgs {
+    /// Never use the network
+    #[arg(long)]
+    offline: bool,
+    /// Where to download from: hf (Hugging Face), ms (ModelScope), auto (one after the other)
+    #[arg(long, default_value = "auto")]
+    hub: Hub,
+}
+
+impl HubArgs {
+    /// The environment's settings with these choices, showing downloads as bars.
+    pub fn options(&self) -> Result<HubOptions> {
+        let progress = Arc::new(DownloadBars::default());
+        Ok(HubOptions { offline: self.offline, hub: self.hub, progress, ..HubOptions::from_env()? })
+    }
+}
+
+/// Where models run.
+#[derive(Debug, Clone, Args)]
+pub struct ComputeArgs {
+    /// cpu, cuda:N or metal
+    #[arg(long, default_value = "cpu")]
+    pub device: DeviceName,
+    /// f32, or on a GPU bf16 or f16
+    #[arg(long, default_value = "f32")]
+    pub dtype: Precision,
+    /// Threads to compute with [default: one per core]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl ComputeArgs {
+    /// Sets the number of threads and opens the device.
+    pub fn open(&self) -> Result<Compute> {
+        if let Some(threads) = self.threads {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads));
+            pool.build_global().map_err(|e| Error::Device(format!("{threads} threads: {e}")))?;
+        }
+        Compute::open(self.device, self.dtype)
+    }
+}
+
+/// What a model is for, and so which one is meant when none is named.
+#[derive(Debug, Clone, Copy)]
+pub enum Role {
+    /// Speech recognition.
+    Recognition,
+    /// Voice activity detection.
+    VoiceDetection,
+    /// Punctuation.
+    Punctuation,
+}
+
+impl Role {
+    /// Registry names to prefer if installed, and the embedded model.
+    fn defaults(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Recognition => (&["paraformer-large"], "demo"),
+            Self::VoiceDetection => (&[], "fsmn-vad"),
+            Self::Punctuation => (&["ct-punc-c"], "demo-punc"),
+        }
+    }
+}
+
+/// Opens the model `name`, or the default one for `role`; returns the name with the files.
+pub fn open(name: Option<&str>, role: Role, options: &HubOptions) -> Result<(String, ModelFiles)> {
+    let name = name.map_or_else(|| default_name(role, options), str::to_owned);
+    let files = open_model(&hub::resolve(&name, options)?)?;
+    Ok((name, files))
+}
+
+fn default_name(role: Role, options: &HubOptions) -> String {
+    let (preferred, embedded) = role.defaults();
+    if let Some(name) = preferred.iter().find(|name| hub::locate(name, options).is_some()) {
+        return (*name).to_owned();
+    }
+    match role {
+        Role::Recognition => note(
+            "note: no model is named or installed, so this is the embedded demonstration model `demo` (synthetic \
+             speech, closed vocabulary); see `funasr-candle models list`",
+        ),
+        Role::Punctuation => note(
+            "note: no punctuation model is named or installed, so this is the embedded demonstration model `demo-punc`",
+        ),
+        Role::VoiceDetection => {}
+    }
+    embedded.to_owned()
+}
+
+/// One bar a file.
+#[derive(Debug, Default)]
+struct DownloadBars(Mutex<HashMap<String, ProgressBar>>);
+
+impl Progress for DownloadBars {
+    fn progress(&self, file: &str, done: u64, total: Option<u64>) {
+        let mut bars = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bars.entry(file.to_owned()).or_insert_with(|| progress_bar(file, total));
+        bar.set_position(done);
+        if total == Some(done) {
+            bar.finish();
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Models compiled into the program (feature `embedded-models`).
+
+/// A converted model inside the binary. The weights are not aligned for any element type.
+#[derive(Debug)]
+pub struct Embedded {
+    /// Name it answers to.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub description: &'static str,
+    /// Text of `config.json`.
+    pub config: &'static str,
+    /// Bytes of `model.safetensors`.
+    pub weights: &'static [u8],
+    /// Text of `tokens.json`; empty for a model without tokens.
+    pub tokens: &'static str,
+}
+
+/// One entry is `"demo": "what it is" with "tokens.json"`, without the last part for a model without tokens; the files
+/// are `models/<name>/{config.json,model.safetensors}` and the named token list.
+#[cfg(feature = "embedded-models")]
+macro_rules! embedded {
+    ($($name:literal: $description:literal $(with $tokens:literal)?),* $(,)?) => {
+        &[$(Embedded {
+            name: $name,
+            description: $description,
+            config: include_str!(concat!("../../models/", $name, "/config.json")),
+            weights: include_bytes!(concat!("../../models/", $name, "/model.safetensors")),
+            tokens: concat!($(include_str!(concat!("../../models/", $name, "/", $tokens)))?),
+        }),*]
+    };
+}
+
+#[cfg(feature = "embedded-models")]
+const EMBEDDED: &[Embedded] = embedded![
+    "demo": "Demonstration Paraformer: synthetic Mandarin, closed vocabulary" with "tokens.json",
+    "demo-punc": "Demonstration punctuation for the texts of `demo`" with "tokens.json",
+    "fsmn-vad": "Voice activity detection, the published FunASR weights",
+];
+#[cfg(not(feature = "embedded-models"))]
+const EMBEDDED: &[Embedded] = &[];
+
+/// Every embedded model of this build.
+pub fn embedded_models() -> &'static [Embedded] {
+    EMBEDDED
+}
+
+/// The embedded model of that exact name.
+pub fn embedded(name: &str) -> Option<&'static Embedded> {
+    EMBEDDED.iter().find(|model| model.name == name)
+}

@@ -1,0 +1,36 @@
+//! Segments of different lengths in padded batches.
+
+use candle_core::Tensor;
+
+use crate::device::Compute;
+use crate::error::Result;
+use crate::frontend::Features;
+use crate::nn::Lengths;
+
+/// Groups `lengths` (any unit) so that each group, padded to its longest, stays within `budget`, and neighbours in
+/// length share a group: little is padding. A length beyond the budget has a group of its own. Returns indices.
+pub fn bucket(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| lengths[i]);
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for i in order {
+        match groups.last_mut() {
+            Some(group) if (group.len() + 1) * lengths[i] <= budget => group.push(i),
+            _ => groups.push(vec![i]),
+        }
+    }
+    groups
+}
+
+/// Feature rows as one tensor `[B, T, D]`, zero after the end of each item.
+pub fn pad(items: &[Features], compute: &Compute) -> Result<(Tensor, Lengths)> {
+    let width = items.first().map_or(0, |item| item.width);
+    let lengths = Lengths::new(items.iter().map(Features::frames).collect::<Vec<_>>());
+    let stride = lengths.max() * width;
+    let mut values = vec![0f32; items.len() * stride];
+    for (item, row) in items.iter().zip(values.chunks_mut(stride.max(1))) {
+        row[..item.values.len()].copy_from_slice(&item.values);
+    }
+    let shape = (items.len(), lengths.max(), width);
+    Ok((Tensor::from_vec(values, shape, &compute.device)?.to_dtype(compute.dtype)?, lengths))
+}

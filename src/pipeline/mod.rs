@@ -1,0 +1,39 @@
+//! The models joined to what users ask for: speech to punctuated text with times.
+
+pub mod batch;
+mod offline;
+mod punctuator;
+mod recognizer;
+mod transcript;
+mod voice_detector;
+
+pub use offline::{Transcriber, TranscriberOptions};
+pub use punctuator::PunctuationModel;
+pub use recognizer::{Recognition, Recognizer};
+pub use transcript::{Segment, Transcript};
+pub use voice_detector::{DetectorStream, VoiceDetector};
+
+use crate::error::Result;
+use crate::frontend::{Cmvn, Frontend, FrontendConfig};
+use crate::hub::ModelSource;
+use crate::weights::ModelFiles;
+
+/// Opens the files of a resolved model.
+pub fn open_model(source: &ModelSource) -> Result<ModelFiles> {
+    match source {
+        ModelSource::Embedded(model) => {
+            ModelFiles::embedded(model.name, model.config, model.weights, model.tokens)
+        }
+        ModelSource::Dir(directory) => ModelFiles::open(directory),
+    }
+}
+
+/// The front end that a speech model's files describe.
+fn open_frontend(files: &ModelFiles) -> Result<Frontend> {
+    let config: FrontendConfig = files.section("frontend_conf")?;
+    let width = config.feature_width();
+    let shift = files.vector("frontend.cmvn_shift", width)?;
+    let scale = files.vector("frontend.cmvn_scale", width)?;
+    let cmvn = shift.zip(scale).map(|(shift, scale)| Cmvn::new(shift, scale)).transpose()?;
+    Frontend::new(&config, cmvn)
+}

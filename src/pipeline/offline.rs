@@ -1,0 +1,245 @@
+//! File transcription: detect speech, recognise it in batches, punctuate.
+//!
+//! A recording is read once, minute by minute. Only the audio of the open segment and of the segments that wait for
+//! a batch is held, so memory does not depend on the length of the recording.
+
+use super::{PunctuationModel, Recognition, Recognizer, Segment, Transcript, VoiceDetector, batch};
+use crate::audio::AudioReader;
+use crate::error::{Error, Result};
+use crate::text::Token;
+use crate::text::join::join_segments;
+use crate::text::sentences::{Sentence, sentences};
+use crate::vad::{EndSilence, Event, FILE_CHUNK_MS};
+
+/// Longest recording that is recognised in one piece, without voice detection: attention is quadratic in it.
+const MAX_PIECE_MS: u64 = 10 * 60 * 1000;
+
+/// Choices of a [`Transcriber`].
+#[derive(Debug, Clone)]
+pub struct TranscriberOptions {
+    /// Audio in one padded batch, and audio that waits for one.
+    pub batch_seconds: u32,
+    /// Fixed silence that ends a segment; by default it depends on the segment's length, as in FunASR Python.
+    pub max_end_silence_ms: Option<u32>,
+}
+
+impl Default for TranscriberOptions {
+    fn default() -> Self {
+        Self { batch_seconds: 60, max_end_silence_ms: None }
+    }
+}
+
+/// Everything that turns a recording into text.
+#[derive(Debug)]
+pub struct Transcriber {
+    recognizer: Recognizer,
+    detector: Option<VoiceDetector>,
+    punctuation: Option<PunctuationModel>,
+    options: TranscriberOptions,
+}
+
+impl Transcriber {
+    /// Joins models; without detector a recording is one segment, without punctuation the text is bare.
+    pub fn new(
+        recognizer: Recognizer,
+        detector: Option<VoiceDetector>,
+        punctuation: Option<PunctuationModel>,
+        options: TranscriberOptions,
+    ) -> Self {
+        Self { recognizer, detector, punctuation, options }
+    }
+
+    /// Sample rate at which recordings have to be opened.
+    pub fn sample_rate(&self) -> u32 {
+        self.recognizer.sample_rate()
+    }
+
+    /// The recogniser.
+    pub fn recognizer(&self) -> &Recognizer {
+        &self.recognizer
+    }
+
+    /// Transcribes a recording opened at [`Transcriber::sample_rate`]. `progress` is told how many milliseconds have
+    /// been read. Silence gives an empty text.
+    ///
+    /// # Errors
+    /// Audio that cannot be decoded, a recording too long to go without voice detection, a failed forward pass.
+    pub fn transcribe(&self, audio: &mut AudioReader, progress: impl FnMut(u64)) -> Result<Transcript> {
+        let mut run =
+            Run { transcriber: self, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
+        let duration_ms = match &self.detector {
+            Some(detector) => run.detect(detector, audio, progress)?,
+            None => run.whole(audio, progress)?,
+        };
+        let (text, sentences) = self.punctuate(&run.segments)?;
+        Ok(Transcript { duration_ms, text, segments: run.segments, sentences })
+    }
+
+    fn punctuate(&self, segments: &[Segment]) -> Result<(String, Vec<Sentence>)> {
+        let spoken: Vec<&str> =
+            segments.iter().map(|segment| segment.text.as_str()).filter(|text| !text.is_empty()).collect();
+        let text = join_segments(&spoken);
+        let Some(punctuation) = &self.punctuation else {
+            return Ok((text, segments.iter().filter_map(bare_sentence).collect()));
+        };
+        let punctuated = punctuation.punctuate(&text)?;
+        let words: Vec<Token> = segments.iter().flat_map(|segment| segment.tokens.iter().cloned()).collect();
+        let sentences = sentences(&words, &punctuated.text, &punctuated.marks);
+        Ok((punctuated.text, sentences))
+    }
+}
+
+/// A segment as a sentence of its own, if anything was said.
+fn bare_sentence(segment: &Segment) -> Option<Sentence> {
+    (!segment.text.is_empty()).then(|| Sentence {
+        text: segment.text.clone(),
+        punctuation: String::new(),
+        start_ms: segment.start_ms,
+        end_ms: segment.end_ms,
+    })
+}
+
+/// One recording on its way through.
+struct Run<'a> {
+    transcriber: &'a Transcriber,
+    pending: Vec<Piece>,
+    pending_samples: usize,
+    segments: Vec<Segment>,
+}
+
+/// Audio of a closed segment.
+struct Piece {
+    start_ms: u64,
+    end_ms: u64,
+    samples: Vec<f32>,
+}
+
+impl Run<'_> {
+    /// Reads all audio through the detector; returns its length in ms.
+    fn detect(
+        &mut self,
+        detector: &VoiceDetector,
+        audio: &mut AudioReader,
+        mut progress: impl FnMut(u64),
+    ) -> Result<u64> {
+        let rate = self.transcriber.sample_rate();
+        let end_silence = match self.transcriber.options.max_end_silence_ms {
+            Some(ms) => EndSilence::Fixed(ms),
+            None => EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS },
+        };
+        let mut stream = detector.stream(rate, end_silence)?;
+        let mut held = Held { samples: Vec::new(), start: 0, rate };
+        let chunk = held.count(u64::from(FILE_CHUNK_MS));
+        loop {
+            let new = held.samples.len();
+            let last = fill(audio, &mut held.samples, chunk)?;
+            for event in stream.push(&held.samples[new..], last)? {
+                if let Event::End { beg_ms, end_ms } = event {
+                    self.add(Piece { start_ms: beg_ms, end_ms, samples: held.cut(beg_ms, end_ms) })?;
+                }
+            }
+            let end_ms = held.end_ms();
+            progress(end_ms);
+            if last {
+                self.recognize_pending()?;
+                return Ok(end_ms);
+            }
+            held.drop_before(stream.needed_from_ms());
+        }
+    }
+
+    /// Takes the whole recording as one segment; returns its length in ms.
+    fn whole(&mut self, audio: &mut AudioReader, mut progress: impl FnMut(u64)) -> Result<u64> {
+        let rate = self.transcriber.sample_rate();
+        let mut held = Held { samples: Vec::new(), start: 0, rate };
+        let limit = held.count(MAX_PIECE_MS);
+        if !fill(audio, &mut held.samples, limit + 1)? {
+            let minutes = MAX_PIECE_MS / 60_000;
+            let message =
+                format!("without voice detection (--no-vad) at most {minutes} minutes are transcribed");
+            return Err(Error::audio(audio.name(), message));
+        }
+        let end_ms = held.end_ms();
+        progress(end_ms);
+        self.add(Piece { start_ms: 0, end_ms, samples: held.samples })?;
+        self.recognize_pending()?;
+        Ok(end_ms)
+    }
+
+    fn add(&mut self, piece: Piece) -> Result<()> {
+        self.pending_samples += piece.samples.len();
+        self.pending.push(piece);
+        if self.pending_samples >= self.budget() { self.recognize_pending() } else { Ok(()) }
+    }
+
+    fn budget(&self) -> usize {
+        self.transcriber.options.batch_seconds as usize * self.transcriber.sample_rate() as usize
+    }
+
+    fn recognize_pending(&mut self) -> Result<()> {
+        let pieces = std::mem::take(&mut self.pending);
+        self.pending_samples = 0;
+        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.samples.len()).collect();
+        let mut results: Vec<Recognition> = vec![Recognition::default(); pieces.len()];
+        for group in batch::bucket(&lengths, self.budget()) {
+            let utterances: Vec<&[f32]> = group.iter().map(|&i| pieces[i].samples.as_slice()).collect();
+            for (&i, result) in group.iter().zip(self.transcriber.recognizer.recognize(&utterances)?) {
+                results[i] = result;
+            }
+        }
+        self.segments.extend(pieces.iter().zip(results).map(|(piece, result)| segment(piece, result)));
+        Ok(())
+    }
+}
+
+/// Moves the times of a recognition to those of the recording, inside the segment.
+fn segment(piece: &Piece, recognition: Recognition) -> Segment {
+    let place = |ms: u64| (piece.start_ms + ms).min(piece.end_ms);
+    let mut tokens = recognition.joined.words;
+    for token in &mut tokens {
+        (token.start_ms, token.end_ms) = (place(token.start_ms), place(token.end_ms));
+    }
+    let text = recognition.joined.text;
+    Segment { start_ms: piece.start_ms, end_ms: piece.end_ms, text, tokens }
+}
+
+/// Appends `count` samples, fewer at the end; true if the recording ended.
+fn fill(audio: &mut AudioReader, samples: &mut Vec<f32>, count: usize) -> Result<bool> {
+    let wanted = samples.len() + count;
+    while samples.len() < wanted {
+        if audio.read(samples, wanted - samples.len())? == 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The part of a recording that is still needed.
+struct Held {
+    samples: Vec<f32>,
+    /// Samples of the recording before the first one held.
+    start: usize,
+    rate: u32,
+}
+
+impl Held {
+    fn count(&self, ms: u64) -> usize {
+        (ms * u64::from(self.rate) / 1000) as usize
+    }
+
+    fn end_ms(&self) -> u64 {
+        (self.start + self.samples.len()) as u64 * 1000 / u64::from(self.rate)
+    }
+
+    fn cut(&self, beg_ms: u64, end_ms: u64) -> Vec<f32> {
+        let [beg, end] =
+            [beg_ms, end_ms].map(|ms| self.count(ms).saturating_sub(self.start).min(self.samples.len()));
+        self.samples[beg..end.max(beg)].to_vec()
+    }
+
+    fn drop_before(&mut self, ms: u64) {
+        let count = self.count(ms).saturating_sub(self.start).min(self.samples.len());
+        self.samples.drain(..count);
+        self.start += count;
+    }
+}
