@@ -107,7 +107,7 @@ def ours(binary, directory, features, threads, dtype, runs):
     if not converted.exists():
         subprocess.run([binary, "convert", directory, converted], check=True)
     command = [binary, "bench", "--model", converted, "--features", features, "--threads", threads]
-    command += ["--runs", runs, "--dtype", dtype, "--format", "json"]
+    command += ["--runs", runs, "--dtype", dtype]
 
     def run():
         out = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout

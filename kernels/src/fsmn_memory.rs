@@ -8,7 +8,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::{Lengths, cpu};
+use crate::{Lengths, cpu, simd};
 
 /// Output rows that one thread computes at a time.
 const BLOCK_ROWS: usize = 32;
@@ -55,6 +55,7 @@ impl FsmnMemory {
     }
 
     /// Row `t` of an item of `length` frames whose row `s` is `row(s)`.
+    #[inline(always)]
     fn row<'a>(
         &self,
         t: usize,
@@ -102,9 +103,14 @@ impl CustomOp2 for FsmnMemory {
         for (b, y) in y.chunks_mut((rows.time * width).max(1)).enumerate() {
             let length = self.lengths.items()[b];
             y.par_chunks_mut(BLOCK_ROWS * width).enumerate().for_each(|(block, y)| {
-                for (t, y) in y.chunks_mut(width).enumerate() {
-                    self.row(block * BLOCK_ROWS + t, length, |s| rows.row(b, s), taps, y);
-                }
+                simd::dispatch(
+                    #[inline(always)]
+                    || {
+                        for (t, y) in y.chunks_mut(width).enumerate() {
+                            self.row(block * BLOCK_ROWS + t, length, |s| rows.row(b, s), taps, y);
+                        }
+                    },
+                );
             });
         }
         Ok((CpuStorage::F32(y), Shape::from((rows.batch, rows.time, width))))

@@ -6,7 +6,10 @@
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
+use crate::{cpu, simd};
+
+/// Rows that one thread normalises at a time.
+const BLOCK_ROWS: usize = 16;
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias`.
 #[derive(Debug, Clone, Copy)]
@@ -33,28 +36,16 @@ impl LayerNorm {
         normed.broadcast_mul(weight)?.broadcast_add(bias)
     }
 
+    #[inline(always)]
     fn row(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
         let count = x.len() as f32;
-        let mean = lanes_sum(x, |v| v) / count;
-        let variance = lanes_sum(x, |v| (v - mean) * (v - mean)) / count;
+        let mean = simd::sum(x, |v| v) / count;
+        let variance = simd::sum(x, |v| (v - mean) * (v - mean)) / count;
         let scale = 1.0 / (variance + self.eps as f32).sqrt();
         for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
             *y = (x - mean) * scale * w + b;
         }
     }
-}
-
-/// Sum of `f(x)`, in 16 lanes so that it vectorises and rounds less than one running sum.
-fn lanes_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let chunks = x.chunks_exact(16);
-    let tail: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
-    let mut lanes = [0f32; 16];
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f(v);
-        }
-    }
-    lanes.iter().sum::<f32>() + tail
 }
 
 impl CustomOp3 for LayerNorm {
@@ -80,10 +71,16 @@ impl CustomOp3 for LayerNorm {
         let weight = cpu::contiguous("layer-norm", weight, weight_layout)?;
         let bias = cpu::contiguous("layer-norm", bias, bias_layout)?;
         let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(width)
-            .with_min_len(16)
-            .zip(x.par_chunks(width))
-            .for_each(|(y, x)| self.row(x, weight, bias, y));
+        y.par_chunks_mut(BLOCK_ROWS * width).zip(x.par_chunks(BLOCK_ROWS * width)).for_each(|(y, x)| {
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        self.row(x, weight, bias, y);
+                    }
+                },
+            );
+        });
         Ok((CpuStorage::F32(y), shape.clone()))
     }
 }

@@ -12,9 +12,12 @@ mod fsmn_memory;
 mod layer_norm;
 mod lengths;
 mod linear;
+mod simd;
+mod threads;
 
 pub use attention::Attention;
 pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
 pub use linear::{Activation, Linear};
+pub use threads::set_threads;

@@ -50,8 +50,8 @@ impl ComputeArgs {
     /// Sets the number of threads and opens the device.
     pub fn open(&self) -> Result<Compute> {
         if let Some(threads) = self.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads));
-            pool.build_global().map_err(|e| Error::Device(format!("{threads} threads: {e}")))?;
+            funasr_kernels::set_threads(usize::from(threads))
+                .map_err(|e| Error::Device(format!("{threads} threads: {e}")))?;
         }
         Compute::open(self.device, self.dtype)
     }

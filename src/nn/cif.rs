@@ -7,7 +7,6 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use funasr_kernels::{Activation, Linear as LinearOp};
 use serde::Deserialize;
 
 use super::{Lengths, Linear};
@@ -63,9 +62,8 @@ pub struct CifOutput {
 /// CIF predictor V2: a convolution and a linear layer give alphas, which [`Cif`] integrates.
 #[derive(Debug, Clone)]
 pub struct CifPredictor {
-    /// The convolution as a matrix `[D, taps * D]`.
-    conv_weight: Tensor,
-    conv_bias: Tensor,
+    /// The convolution, as a product with `taps` neighbouring frames.
+    cif_conv1d: Linear,
     cif_output: Linear,
     config: CifConfig,
 }
@@ -79,8 +77,10 @@ impl CifPredictor {
         let (width, taps) = (config.idim, config.l_order + config.r_order + 1);
         let weight = vb.get((width, width, taps), "cif_conv1d.weight")?;
         Ok(Self {
-            conv_weight: weight.transpose(1, 2)?.reshape((width, taps * width))?,
-            conv_bias: vb.get(width, "cif_conv1d.bias")?,
+            cif_conv1d: Linear::new(
+                &weight.transpose(1, 2)?.reshape((width, taps * width))?,
+                vb.get(width, "cif_conv1d.bias")?,
+            )?,
             cif_output: Linear::load(width, 1, vb.pp("cif_output"))?,
             config: config.clone(),
         })
@@ -115,11 +115,7 @@ impl CifPredictor {
         let taps: Vec<Tensor> = (0..=config.l_order + config.r_order)
             .map(|tap| padded.narrow(1, tap, time))
             .collect::<Result<_>>()?;
-        let conv = LinearOp { activation: Activation::Relu }.forward(
-            &Tensor::cat(&taps, 2)?,
-            &self.conv_weight,
-            Some(&self.conv_bias),
-        )?;
+        let conv = self.cif_conv1d.forward_relu(&Tensor::cat(&taps, 2)?)?;
         let logits = self.cif_output.forward(&conv)?.squeeze(2)?.to_device(&Device::Cpu)?;
         let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let (smooth, noise) = (config.smooth_factor as f32, config.noise_threshold as f32);

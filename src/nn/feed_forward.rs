@@ -19,9 +19,9 @@ impl FeedForward {
         Ok(Self { w_1, w_2: Linear::load(units, width, vb.pp("w_2"))? })
     }
 
-    /// `[B, T, D]` -> `[B, T, D]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.w_2.forward(&self.w_1.forward_relu(x)?)
+    /// `x` and `residual [B, T, D]` -> their sum after the layer, `[B, T, D]`.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.w_2.forward_add(&self.w_1.forward_relu(x)?, &[residual])
     }
 }
 

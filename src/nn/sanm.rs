@@ -140,14 +140,16 @@ impl SanmAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+    /// `[B, T, in]` -> `[B, T, D]`, plus `residual` if there is one.
+    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, lengths: &Lengths) -> Result<Tensor> {
         let qkv = self.linear_q_k_v.forward(x)?;
         let width = qkv.dim(2)? / 3;
         let [q, k, v] = [0, 1, 2].map(|i| qkv.narrow(2, i * width, width));
         let (q, k, v) = (q?, k?, v?);
         let memory = self.memory.forward(&v, lengths)?;
         let attention = Attention { heads: self.heads, queries: lengths.clone(), keys: lengths.clone() };
-        self.linear_out.forward(&attention.forward(&q, &k, &v)?)? + memory
+        let addends: Vec<&Tensor> = [&memory].into_iter().chain(residual).collect();
+        self.linear_out.forward_add(&attention.forward(&q, &k, &v)?, &addends)
     }
 }
 
@@ -176,9 +178,8 @@ impl EncoderLayer {
 
     /// `[B, T, in]` -> `[B, T, D]`.
     pub fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-        let attended = self.self_attn.forward(&self.norm1.forward(x)?, lengths)?;
-        let x = if self.residual { (x + attended)? } else { attended };
-        &x + self.feed_forward.forward(&self.norm2.forward(&x)?)?
+        let x = self.self_attn.forward(&self.norm1.forward(x)?, self.residual.then_some(x), lengths)?;
+        self.feed_forward.forward_add(&self.norm2.forward(&x)?, &x)
     }
 }
 

@@ -58,13 +58,21 @@ impl CrossAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor, tokens: &Lengths, memory: &Tensor, frames: &Lengths) -> Result<Tensor> {
+    /// What `x` finds in `memory`, plus `residual`.
+    fn forward_add(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        tokens: &Lengths,
+        memory: &Tensor,
+        frames: &Lengths,
+    ) -> Result<Tensor> {
         let q = self.linear_q.forward(x)?;
         let kv = self.linear_k_v.forward(memory)?;
         let width = q.dim(2)?;
         let attention = Attention { heads: self.heads, queries: tokens.clone(), keys: frames.clone() };
         let attended = attention.forward(&q, &kv.narrow(2, 0, width)?, &kv.narrow(2, width, width)?)?;
-        self.linear_out.forward(&attended)
+        self.linear_out.forward_add(&attended, &[residual])
     }
 }
 
@@ -108,7 +116,7 @@ impl DecoderLayer {
             y = (x + fsmn.forward(&norm2.forward(&y)?, tokens)?)?;
         }
         if let Some((norm3, cross)) = &self.cross {
-            y = (&y + cross.forward(&norm3.forward(&y)?, tokens, memory, frames)?)?;
+            y = cross.forward_add(&norm3.forward(&y)?, &y, tokens, memory, frames)?;
         }
         Ok(y)
     }
