@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod audio;
 mod cli;
+mod cli_plot;
 mod frontend;
 mod golden;
 mod hub;

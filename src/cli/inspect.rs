@@ -8,12 +8,15 @@ use funasr_candle::audio::read_all;
 use funasr_candle::frontend::{Features, Frontend, Stages};
 use funasr_candle::models::fsmn_vad;
 use funasr_candle::pipeline::{PunctuationModel, Recognizer, VoiceDetector, batch};
+use funasr_candle::vad::{EndSilence, FILE_CHUNK_MS};
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 
 use super::bench::read_features;
 use super::output::print_line;
+use super::plot::{Curve, Figure, Waveform};
 use super::session::{self, ComputeArgs, HubArgs, Role};
+use super::vad::closed;
 
 /// Longest recording that is inspected in one piece.
 const MAX_SECONDS: f64 = 600.0;
@@ -29,6 +32,9 @@ pub struct Args {
     /// File to write
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
+    /// Draw the recording, its speech segments, the model's scores and the words over time
+    #[arg(long, value_name = "OUT.png")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
@@ -49,63 +55,100 @@ struct Input {
     text: Option<String>,
 }
 
-/// Tensors by name.
-type Tensors = HashMap<String, Tensor>;
+/// What is known of the input after the model's work.
+#[derive(Default)]
+struct Inspection {
+    tensors: HashMap<String, Tensor>,
+    figure: Figure,
+}
+
+impl Inspection {
+    fn add(&mut self, name: &str, tensor: Tensor) {
+        self.tensors.insert(name.to_owned(), tensor);
+    }
+}
 
 impl Args {
     /// Runs the model and writes what it did.
     pub fn run(&self) -> Result<()> {
         let compute = self.compute.open()?;
-        let (_, files) = session::open(self.model.as_deref(), Role::Recognition, &self.hub.options()?)?;
-        let mut tensors = Tensors::new();
+        let options = self.hub.options()?;
+        let (name, files) = session::open(self.model.as_deref(), Role::Recognition, &options)?;
+        let mut found = Inspection::default();
         match files.class()? {
-            "FsmnVADStreaming" => self.detect(&VoiceDetector::load(&files, &compute)?, &mut tensors)?,
+            "FsmnVADStreaming" => self.detect(&VoiceDetector::load(&files, &compute)?, &mut found)?,
             "CTTransformer" => {
-                self.punctuate(&PunctuationModel::load(&files, &compute)?, &files, &mut tensors)?
+                self.punctuate(&PunctuationModel::load(&files, &compute)?, &files, &mut found)?;
             }
-            _ => self.recognize(&Recognizer::load(&files, &compute)?, &mut tensors)?,
+            _ => {
+                self.recognize(&Recognizer::load(&files, &compute)?, &mut found)?;
+                if found.figure.waveform.is_some() {
+                    let (_, files) = session::open(None, Role::VoiceDetection, &options)?;
+                    found.figure.add_segments(&VoiceDetector::load(&files, &compute)?)?;
+                }
+            }
         }
-        candle_core::safetensors::save(&tensors, &self.out)
+        candle_core::safetensors::save(&found.tensors, &self.out)
             .map_err(|e| Error::Failed(format!("{}: {e}", self.out.display())))?;
-        let mut lines: Vec<String> = tensors
-            .iter()
-            .map(|(name, tensor)| format!("{name:<16} {:?} {:?}", tensor.dims(), tensor.dtype()))
-            .collect();
-        lines.sort();
-        print_line(&lines.join("\n"))
+        if let Some(plot) = &self.plot {
+            found.figure.title = format!("{name}: {}", self.input.file().display());
+            found.figure.write(plot)?;
+        }
+        print_line(&listing(&found.tensors))
     }
 
-    fn recognize(&self, recognizer: &Recognizer, tensors: &mut Tensors) -> Result<()> {
-        let items = self.speech(recognizer.frontend(), tensors)?;
+    fn recognize(&self, recognizer: &Recognizer, found: &mut Inspection) -> Result<()> {
+        let items = self.speech(recognizer.frontend(), found)?;
         let (speech, lengths) = batch::pad(&items, recognizer.compute())?;
         let output = recognizer.model().forward(&speech, &lengths)?;
         let mut ids = Vec::new();
         for item in 0..items.len() {
             ids.push(recognizer.emissions(&output, item)?.iter().map(|emission| emission.id).collect());
         }
-        let counts: Vec<u32> = output.cif.token_num.items().iter().map(|&n| n as u32).collect();
-        tensors.extend([
-            ("speech".to_owned(), speech),
-            ("encoder_out".to_owned(), output.encoder_out),
-            ("alphas".to_owned(), rows(&output.cif.alphas)?),
-            ("peaks".to_owned(), rows(&output.cif.peaks)?),
-            ("token_num".to_owned(), Tensor::new(counts, &Device::Cpu)?),
-            ("acoustic_embeds".to_owned(), output.cif.acoustic_embeds),
-            ("decoder_logits".to_owned(), output.decoder_logits),
-            ("ids".to_owned(), rows::<u32>(&ids)?),
-        ]);
-        Ok(())
-    }
-
-    fn detect(&self, detector: &VoiceDetector, tensors: &mut Tensors) -> Result<()> {
-        for features in self.speech(detector.frontend(), tensors)? {
-            let scores = detector.scores(&mut fsmn_vad::State::default(), features)?;
-            tensors.insert("vad_scores".to_owned(), scores);
+        let cif = &output.cif;
+        if self.plot.is_some() {
+            let fired = |(frame, &peak): (usize, &f32)| (peak >= 1.0).then_some(frame);
+            let frame_ms = frame_ms(recognizer.frontend());
+            found.figure.curve = Some(Curve {
+                title: format!("CIF weight (alpha) per frame of {frame_ms} ms; red: a token fires"),
+                frame_ms,
+                values: cif.alphas[0].clone(),
+                marks: cif.peaks[0].iter().enumerate().filter_map(fired).collect(),
+            });
+            found.figure.words = recognizer.read(&output, 0)?.joined.words;
         }
+        let counts: Vec<u32> = cif.token_num.items().iter().map(|&n| n as u32).collect();
+        found.add("speech", speech);
+        found.add("alphas", rows(&cif.alphas)?);
+        found.add("peaks", rows(&cif.peaks)?);
+        found.add("token_num", Tensor::new(counts, &Device::Cpu)?);
+        found.add("ids", rows::<u32>(&ids)?);
+        found.add("encoder_out", output.encoder_out);
+        found.add("acoustic_embeds", output.cif.acoustic_embeds);
+        found.add("decoder_logits", output.decoder_logits);
         Ok(())
     }
 
-    fn punctuate(&self, model: &PunctuationModel, files: &ModelFiles, tensors: &mut Tensors) -> Result<()> {
+    fn detect(&self, detector: &VoiceDetector, found: &mut Inspection) -> Result<()> {
+        let frame_ms = frame_ms(detector.frontend());
+        for features in self.speech(detector.frontend(), found)? {
+            let scores = detector.scores(&mut fsmn_vad::State::default(), features)?;
+            found.figure.curve = Some(Curve {
+                title: format!("probability of silence per frame of {frame_ms} ms"),
+                frame_ms,
+                values: detector.silence(&scores)?,
+                marks: Vec::new(),
+            });
+            found.add("vad_scores", scores);
+        }
+        found.figure.add_segments(detector)
+    }
+
+    fn punctuate(&self, model: &PunctuationModel, files: &ModelFiles, found: &mut Inspection) -> Result<()> {
+        if self.plot.is_some() {
+            let message = "--plot draws recordings over time, and a punctuation model reads text";
+            return Err(Error::Unsupported(format!("{}: {message}", files.origin)));
+        }
         let Some(text) = &self.input.text else {
             return Err(Error::Unsupported(format!("{}: a punctuation model takes --text", files.origin)));
         };
@@ -113,19 +156,21 @@ impl Args {
         if ids.is_empty() {
             return Err(Error::Unsupported("--text holds no words".into()));
         }
-        tensors.insert("punc_logits".to_owned(), model.logits(&ids)?.unsqueeze(0)?);
-        tensors.insert("ids".to_owned(), rows(&[ids])?);
+        found.add("punc_logits", model.logits(&ids)?.unsqueeze(0)?);
+        found.add("ids", rows(&[ids])?);
         Ok(())
     }
 
     /// Normalised features of the input, with the stages before them where it is a recording.
-    fn speech(&self, frontend: &Frontend, tensors: &mut Tensors) -> Result<Vec<Features>> {
+    fn speech(&self, frontend: &Frontend, found: &mut Inspection) -> Result<Vec<Features>> {
         let items = match (&self.input.audio, &self.input.features) {
             (Some(file), _) => {
-                let samples = read_all(file, frontend.config().fs, Some(MAX_SECONDS))?;
+                let rate = frontend.config().fs;
+                let samples = read_all(file, rate, Some(MAX_SECONDS))?;
                 let Stages { fbank, lfr, speech } = frontend.stages(&samples);
-                tensors.insert("fbank".to_owned(), as_tensor(fbank)?);
-                tensors.insert("lfr".to_owned(), as_tensor(lfr)?);
+                found.add("fbank", as_tensor(fbank)?);
+                found.add("lfr", as_tensor(lfr)?);
+                found.figure.waveform = self.plot.is_some().then_some(Waveform { samples, rate });
                 vec![speech]
             }
             (None, Some(file)) => read_features(file)?,
@@ -133,12 +178,53 @@ impl Args {
                 return Err(Error::Unsupported("a speech model takes --audio or --features".into()));
             }
         };
-        let source = self.input.audio.as_deref().or(self.input.features.as_deref()).unwrap_or(Path::new(""));
+        let file = self.input.file().display();
+        if self.plot.is_some() && items.len() != 1 {
+            let count = items.len();
+            return Err(Error::Unsupported(format!(
+                "{file}: --plot draws one utterance, and here are {count}"
+            )));
+        }
         match items.iter().find(|item| item.frames() == 0) {
-            Some(_) => Err(Error::audio(source.display(), "is too short for a single frame")),
+            Some(_) => Err(Error::audio(file, "is too short for a single frame")),
             None => Ok(items),
         }
     }
+}
+
+impl Input {
+    /// The file given; of a text, none.
+    fn file(&self) -> &Path {
+        self.audio.as_deref().or(self.features.as_deref()).unwrap_or(Path::new(""))
+    }
+}
+
+impl Figure {
+    /// Speech segments of the waveform, if there is one.
+    fn add_segments(&mut self, detector: &VoiceDetector) -> Result<()> {
+        let Some(Waveform { samples, rate }) = &self.waveform else { return Ok(()) };
+        let mut stream = detector.stream(*rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
+        let mut chunks = samples.chunks((rate * (FILE_CHUNK_MS / 1000)) as usize).peekable();
+        while let Some(chunk) = chunks.next() {
+            let events = stream.push(chunk, chunks.peek().is_none())?;
+            self.segments.extend(events.iter().filter_map(closed));
+        }
+        Ok(())
+    }
+}
+
+/// From one feature row to the next.
+fn frame_ms(frontend: &Frontend) -> f64 {
+    f64::from(frontend.config().frame_shift) * frontend.config().lfr_n as f64
+}
+
+/// Names, shapes and types in order.
+fn listing(tensors: &HashMap<String, Tensor>) -> String {
+    let line =
+        |(name, tensor): (&String, &Tensor)| format!("{name:<16} {:?} {:?}", tensor.dims(), tensor.dtype());
+    let mut lines: Vec<String> = tensors.iter().map(line).collect();
+    lines.sort();
+    lines.join("\n")
 }
 
 fn as_tensor(features: Features) -> Result<Tensor> {

@@ -88,7 +88,8 @@ impl Args {
     }
 }
 
-fn closed(event: &Event) -> Option<[u64; 2]> {
+/// A segment that has ended, `[begin, end]` in ms.
+pub fn closed(event: &Event) -> Option<[u64; 2]> {
     match *event {
         Event::End { beg_ms, end_ms } => Some([beg_ms, end_ms]),
         Event::Begin { .. } => None,

@@ -88,12 +88,13 @@ impl VoiceDetector {
         Ok(self.model.step(state, &speech.to_dtype(self.compute.dtype)?)?)
     }
 
-    /// Probability of silence of each frame: the classes named by `sil_pdf_ids` together.
-    fn silence(&self, state: &mut State, features: Features) -> Result<Vec<f32>> {
-        if features.frames() == 0 {
-            return Ok(Vec::new());
-        }
-        let scores = self.scores(state, features)?.squeeze(0)?.to_dtype(DType::F32)?;
+    /// Probability of silence of each frame of `vad_scores [1, T, classes]`: the classes named by `sil_pdf_ids`
+    /// together.
+    ///
+    /// # Errors
+    /// [`crate::Error::Inference`], with the op that failed.
+    pub fn silence(&self, scores: &Tensor) -> Result<Vec<f32>> {
+        let scores = scores.squeeze(0)?.to_dtype(DType::F32)?;
         Ok(scores.index_select(&self.silence_ids, 1)?.sum(1)?.to_vec1()?)
     }
 }
@@ -126,7 +127,10 @@ impl DetectorStream<'_> {
         };
         let frontend = OnlineFrontend::new(&self.detector.frontend);
         let features = frontend.push(&mut self.online, samples, last);
-        let scores = self.detector.silence(&mut self.network, features)?;
+        let scores = match features.frames() {
+            0 => Vec::new(),
+            _ => self.detector.silence(&self.detector.scores(&mut self.network, features)?)?,
+        };
         let mut events = self.endpointer.push(samples, &scores);
         if last {
             events.extend(self.endpointer.finish());
