@@ -1,7 +1,7 @@
 //! Where speech is, from audio that arrives in pieces of 200 ms.
 //!
 //! Run:      cargo run --release --example vad_segments -- models/demo/short_00_demo.wav
-//! Expected: speech from 100 ms
+//! Expected: speech from 140 ms
 //!           speech until 5520 ms
 
 use std::path::Path;

@@ -85,6 +85,14 @@ impl ModelFiles {
         class.ok_or_else(|| Error::config(config_name(&self.origin), "no `model` class"))
     }
 
+    /// Fails unless the model is of this class.
+    pub fn expect_class(&self, expected: &str) -> Result<()> {
+        match self.class()? {
+            found if found == expected => Ok(()),
+            found => Err(self.config_error(format!("is a {found} model, where a {expected} is expected"))),
+        }
+    }
+
     /// The configuration as `T`, without the entries that describe the files themselves and without `others`,
     /// which somebody else reads.
     pub fn config<T: DeserializeOwned>(&self, others: &[&str]) -> Result<T> {

@@ -64,8 +64,9 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let shape = x_layout.shape();
         let width = shape.dims().last().copied().unwrap_or(0);
-        if width == 0 || weight_layout.shape().dims() != [width] || bias_layout.shape().dims() != [width] {
-            bail!("layer-norm: input {shape:?} and weight {:?} do not fit", weight_layout.shape());
+        let (weight_shape, bias_shape) = (weight_layout.shape(), bias_layout.shape());
+        if width == 0 || weight_shape.dims() != [width] || bias_shape.dims() != [width] {
+            bail!("layer-norm: input {shape:?}, weight {weight_shape:?} and bias {bias_shape:?} do not fit");
         }
         let x = cpu::contiguous("layer-norm", x, x_layout)?;
         let weight = cpu::contiguous("layer-norm", weight, weight_layout)?;

@@ -30,6 +30,11 @@ pub struct Linear<'a> {
 impl Linear<'_> {
     /// `x [.., in]`, `weight [in, out]`, `bias [out]` -> `[.., out]`.
     pub fn forward(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let (inputs, outputs) = weight.dims2()?;
+        if x.dims().last() != Some(&inputs) || bias.dims() != [outputs] {
+            let (weight, bias) = (weight.shape(), bias.shape());
+            bail!("linear: input {:?}, weight {weight:?} and bias {bias:?} do not fit", x.shape());
+        }
         if !cpu::is_f32_on_cpu(x) {
             return self.reference(x, weight, bias);
         }
@@ -87,14 +92,6 @@ impl CustomOp3 for Linear<'_> {
     ) -> Result<(CpuStorage, Shape)> {
         let (inputs, outputs) = weight_layout.shape().dims2()?;
         let mut dims = x_layout.shape().dims().to_vec();
-        if dims.last() != Some(&inputs) || bias_layout.shape().dims() != [outputs] {
-            bail!(
-                "linear: input {:?}, weight {:?} and bias {:?} do not fit",
-                x_layout.shape(),
-                weight_layout.shape(),
-                bias_layout.shape()
-            );
-        }
         let rows = x_layout.shape().elem_count() / inputs.max(1);
         if let Some(last) = dims.last_mut() {
             *last = outputs;

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use funasr_candle::hub::{self, HubOptions, ModelSource};
+use funasr_candle::pipeline::CLASSES;
 use funasr_candle::{Error, Result};
 
 use super::output::{print, print_line};
@@ -18,7 +19,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// All models by name
+    /// All models by name; `not yet` marks those that this version does not run
     List,
     /// Download and convert a model
     Pull {
@@ -73,6 +74,8 @@ fn list(options: &HubOptions) -> Result<()> {
             "installed".to_owned()
         } else if hub::embedded(&card.name).is_some() {
             continue;
+        } else if !CLASSES.contains(&card.class.as_str()) {
+            "not yet".to_owned()
         } else {
             card.approximate_mb.map_or_else(|| "-".to_owned(), |size| format!("~{size} MB"))
         };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
+use funasr_candle::audio::Input;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_candle::hub::{self, Hub, HubOptions, Progress};
 use funasr_candle::pipeline::open_model;
@@ -11,7 +12,7 @@ use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use indicatif::ProgressBar;
 
-use super::output::{note, progress_bar};
+use super::output::{note, progress_bar, report_error};
 
 /// Where models come from.
 #[derive(Debug, Clone, Args)]
@@ -102,6 +103,29 @@ fn default_name(role: Role, options: &HubOptions) -> String {
         Role::VoiceDetection => {}
     }
     embedded.to_owned()
+}
+
+/// Does `work` for every input that can be had; reports what fails at once, and sums it up as an error at the end.
+pub fn for_each(inputs: Vec<Result<Input>>, mut work: impl FnMut(&Input) -> Result<()>) -> Result<()> {
+    let total = inputs.len();
+    let mut failed = Vec::new();
+    for input in inputs {
+        let name = input.as_ref().map_or_else(culprit, Input::name);
+        if let Err(error) = input.and_then(|input| work(&input)) {
+            report_error(&error);
+            failed.push(name);
+        }
+    }
+    match failed.len() {
+        0 => Ok(()),
+        count => Err(Error::Failed(format!("{count} of {total} inputs failed: {}", failed.join(", ")))),
+    }
+}
+
+/// What an input that could not even be listed is called in the summary: its error begins with its name.
+fn culprit(error: &Error) -> String {
+    let text = error.to_string();
+    text.split(": ").next().unwrap_or_default().to_owned()
 }
 
 /// One bar a file.

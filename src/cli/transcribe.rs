@@ -12,7 +12,7 @@ use funasr_candle::text::subtitles;
 use funasr_candle::{Error, Result};
 use serde::Serialize;
 
-use super::output::{print, progress_bar, report_error};
+use super::output::{print, progress_bar};
 use super::session::{self, ComputeArgs, HubArgs, Role};
 
 /// Transcribe recordings: voice detection, speech recognition, punctuation
@@ -84,19 +84,7 @@ impl Args {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         }
         let job = Job { args: self, model, transcriber, several: inputs.len() > 1 };
-        let mut failed = Vec::new();
-        let total = inputs.len();
-        for input in inputs {
-            let name = input.as_ref().map_or_else(culprit, Input::name);
-            if let Err(error) = input.and_then(|input| job.transcribe(&input)) {
-                report_error(&error);
-                failed.push(name);
-            }
-        }
-        match failed.len() {
-            0 => Ok(()),
-            count => Err(Error::Failed(format!("{count} of {total} inputs failed: {}", failed.join(", ")))),
-        }
+        session::for_each(inputs, |input| job.transcribe(input))
     }
 
     fn load(&self) -> Result<(String, Transcriber)> {
@@ -118,12 +106,6 @@ impl Args {
         let (detector, punctuation) = (detector.transpose()?, punctuation.transpose()?);
         Ok((model, Transcriber::new(recognizer, detector, punctuation, options)))
     }
-}
-
-/// What an input that could not even be listed is called in the summary: its error begins with its name.
-fn culprit(error: &Error) -> String {
-    let text = error.to_string();
-    text.split(": ").next().unwrap_or_default().to_owned()
 }
 
 struct Job<'a> {

@@ -1,13 +1,13 @@
 //! `vad`: recordings to speech segments.
 
 use clap::ValueEnum;
+use funasr_candle::Result;
 use funasr_candle::audio::{AudioReader, Input, expand_inputs};
 use funasr_candle::pipeline::VoiceDetector;
 use funasr_candle::vad::{EndSilence, Event, FILE_CHUNK_MS, funasr_pairs};
-use funasr_candle::{Error, Result};
 use serde_json::json;
 
-use super::output::{print_line, report_error};
+use super::output::print_line;
 use super::session::{self, ComputeArgs, HubArgs, Role};
 
 /// Find where speech is
@@ -47,14 +47,8 @@ impl Args {
         let (_, files) = session::open(self.model.as_deref(), Role::VoiceDetection, &self.hub.options()?)?;
         let detector = VoiceDetector::load(&files, &compute)?;
         let inputs = expand_inputs(&self.inputs);
-        let (total, mut failed) = (inputs.len(), 0);
-        for input in inputs {
-            if let Err(error) = input.and_then(|input| self.detect(&detector, &input, total > 1)) {
-                report_error(&error);
-                failed += 1;
-            }
-        }
-        if failed == 0 { Ok(()) } else { Err(Error::Failed(format!("{failed} of {total} inputs failed"))) }
+        let several = inputs.len() > 1;
+        session::for_each(inputs, |input| self.detect(&detector, input, several))
     }
 
     fn detect(&self, detector: &VoiceDetector, input: &Input, several: bool) -> Result<()> {

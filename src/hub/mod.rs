@@ -197,11 +197,12 @@ pub fn resolve(name_or_path: &str, options: &HubOptions) -> Result<ModelSource> 
     }
 }
 
-/// The installed or embedded model of that name, without network, download or conversion.
-pub fn locate(name: &str, options: &HubOptions) -> Option<ModelSource> {
-    let installed =
-        card(name).ok().map(|card| model_dir(&card.name, options)).filter(|dir| is_converted(dir));
-    installed.map(ModelSource::Dir).or_else(|| embedded(name).map(ModelSource::Embedded))
+/// The converted directory, or the installed or embedded model of that name, without network, download or conversion.
+pub fn locate(name_or_path: &str, options: &HubOptions) -> Option<ModelSource> {
+    let installed = card(name_or_path).ok().map(|card| model_dir(&card.name, options));
+    let candidates = [Some(PathBuf::from(name_or_path)), installed];
+    let directory = candidates.into_iter().flatten().find(|dir| is_converted(dir));
+    directory.map(ModelSource::Dir).or_else(|| embedded(name_or_path).map(ModelSource::Embedded))
 }
 
 /// Installs a model of the registry unless it is installed, and says where.
@@ -301,9 +302,14 @@ pub fn verify(name: &str, options: &HubOptions) -> Result<LockFile> {
     let Some(dir) =
         card(name).ok().map(|card| model_dir(&card.name, options)).filter(|dir| is_converted(dir))
     else {
-        return Err(match embedded(name) {
-            Some(_) => Error::Hub(format!("{name} is part of the program: there is no download to verify")),
-            None => Error::Hub(format!("{name} is not installed: run `funasr-candle models pull {name}`")),
+        return Err(match (embedded(name), card(name)) {
+            (Some(_), _) => {
+                Error::Hub(format!("{name} is part of the program: there is no download to verify"))
+            }
+            (None, Ok(_)) => {
+                Error::Hub(format!("{name} is not installed: run `funasr-candle models pull {name}`"))
+            }
+            (None, Err(unknown)) => unknown,
         });
     };
     let lock = LockFile::read(&dir)?;

@@ -18,6 +18,9 @@ use crate::frontend::{Cmvn, Frontend, FrontendConfig};
 use crate::hub::ModelSource;
 use crate::weights::ModelFiles;
 
+/// FunASR's model classes that run here.
+pub const CLASSES: [&str; 3] = ["Paraformer", "FsmnVADStreaming", "CTTransformer"];
+
 /// Opens the files of a resolved model.
 pub fn open_model(source: &ModelSource) -> Result<ModelFiles> {
     match source {

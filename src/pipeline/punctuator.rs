@@ -24,6 +24,7 @@ impl PunctuationModel {
     /// # Errors
     /// Files that are incomplete or do not fit each other, naming the key, tensor or word.
     pub fn load(files: &ModelFiles, compute: &Compute) -> Result<Self> {
+        files.expect_class("CTTransformer")?;
         let config: Config = files.config(&["tokenizer", "tokenizer_conf"])?;
         let (file, text) = files.tokens()?;
         let words = TokenList::from_json(&file, &text)?;

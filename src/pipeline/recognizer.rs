@@ -40,6 +40,7 @@ impl Recognizer {
     /// # Errors
     /// Files that are incomplete or do not fit each other, naming the key, tensor or token.
     pub fn load(files: &ModelFiles, compute: &Compute) -> Result<Self> {
+        files.expect_class("Paraformer")?;
         let frontend = open_frontend(files)?;
         let config: Config = files.config(&["frontend", "frontend_conf", "tokenizer", "tokenizer_conf"])?;
         let (file, text) = files.tokens()?;

@@ -29,6 +29,7 @@ impl VoiceDetector {
     /// # Errors
     /// Files that are incomplete or do not fit each other, naming the key or tensor.
     pub fn load(files: &ModelFiles, compute: &Compute) -> Result<Self> {
+        files.expect_class("FsmnVADStreaming")?;
         let frontend = open_frontend(files)?;
         let config: VadConfig = files.section("model_conf")?;
         config.validate(&files.origin)?;

@@ -1,0 +1,76 @@
+//! Each op beside its definition, at the shapes of Paraformer-large for 20 s of audio:
+//! `cargo bench --bench kernels`.
+
+// A bench that cannot start has nobody to report to.
+#![allow(clippy::expect_used)]
+
+use std::time::Duration;
+
+use candle_core::{Device, Result, Tensor};
+use criterion::{Criterion, criterion_group, criterion_main};
+use funasr_kernels::{Activation, Attention, FsmnMemory, LayerNorm, Lengths, Linear};
+
+/// LFR frames of 20 s.
+const T: usize = 334;
+/// Width of the model.
+const D: usize = 512;
+/// Width inside the feed-forward layers.
+const FF: usize = 2048;
+/// Taps of the memory.
+const K: usize = 11;
+/// Attention heads.
+const H: usize = 4;
+
+fn random(dims: &[usize]) -> Tensor {
+    Tensor::randn(0f32, 1.0, dims, &Device::Cpu).expect("memory for a tensor")
+}
+
+fn compare(
+    criterion: &mut Criterion,
+    op: &str,
+    fast: impl Fn() -> Result<Tensor>,
+    reference: impl Fn() -> Result<Tensor>,
+) {
+    let mut group = criterion.benchmark_group(op);
+    group.bench_function("fast", |b| b.iter(|| fast().expect("fitting shapes")));
+    group.bench_function("reference", |b| b.iter(|| reference().expect("fitting shapes")));
+    group.finish();
+}
+
+fn linear(criterion: &mut Criterion) {
+    let op = Linear { activation: Activation::Relu, addends: &[] };
+    let (x, weight, bias) = (random(&[1, T, D]), random(&[D, FF]), random(&[FF]));
+    let run = || op.forward(&x, &weight, &bias);
+    compare(criterion, "linear_relu_512_2048", run, || op.reference(&x, &weight, &bias));
+}
+
+fn layer_norm(criterion: &mut Criterion) {
+    let op = LayerNorm { eps: 1e-12 };
+    let (x, weight, bias) = (random(&[1, T, D]), random(&[D]), random(&[D]));
+    let run = || op.forward(&x, &weight, &bias);
+    compare(criterion, "layer_norm_512", run, || op.reference(&x, &weight, &bias));
+}
+
+fn fsmn_memory(criterion: &mut Criterion) {
+    let offset = -((K as isize - 1) / 2);
+    let op = FsmnMemory { offset, dilation: 1, skip: true, lengths: Lengths::full(1, T) };
+    let (x, taps) = (random(&[1, T, D]), random(&[K, D]));
+    compare(criterion, "fsmn_memory_11_taps", || op.forward(&x, &taps), || op.reference(&x, &taps));
+}
+
+fn attention(criterion: &mut Criterion) {
+    let lengths = Lengths::full(1, T);
+    let op = Attention { heads: H, queries: lengths.clone(), keys: lengths };
+    let [q, k, v] = [(); 3].map(|()| random(&[1, T, D]));
+    compare(criterion, "attention_4_heads", || op.forward(&q, &k, &v), || op.reference(&q, &k, &v));
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = linear, layer_norm, fsmn_memory, attention
+}
+criterion_main!(benches);

@@ -1,0 +1,89 @@
+use funasr_kernels::{Attention, Lengths};
+
+use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
+
+fn attention(heads: usize, queries: &[usize], keys: &[usize]) -> Attention {
+    Attention { heads, queries: Lengths::new(queries.to_vec()), keys: Lengths::new(keys.to_vec()) }
+}
+
+#[test]
+fn by_hand() {
+    // Width 1, so the scores are q * k: ln 3 and 0 weigh 3 : 1.
+    let (q, k) = (tensor(&[3f32.ln(), 0.0], &[1, 2, 1]), tensor(&[1., 0.], &[1, 2, 1]));
+    let v = tensor(&[8., 4.], &[1, 2, 1]);
+    let op = attention(1, &[2], &[2]);
+    assert_close("one head", &op.forward(&q, &k, &v).unwrap(), &tensor(&[7., 6.], &[1, 2, 1]));
+
+    // Two heads of width 1 see nothing of each other.
+    let both = |a: [f32; 2], b: [f32; 2]| tensor(&[a[0], b[0], a[1], b[1]], &[1, 2, 2]);
+    let (ln3, ln7) = (3f32.ln(), 7f32.ln());
+    let op = attention(2, &[2], &[2]);
+    let y = op.forward(&both([ln3, 0.], [ln7, 0.]), &both([1., 0.], [1., 0.]), &both([8., 4.], [0., 8.]));
+    assert_close("two heads", &y.unwrap(), &both([7., 6.], [1., 4.]));
+}
+
+#[test]
+fn padding_is_neither_read_nor_written() {
+    let nan = f32::NAN;
+    let q = tensor(&[0., nan, 1., 2.], &[2, 2, 1]);
+    let kv = tensor(&[5., nan, nan, nan], &[2, 2, 1]);
+    let y = attention(1, &[1, 2], &[1, 0]).forward(&q, &kv, &kv);
+    // `Lengths` take the longest for T, so give the keys one full item.
+    assert_refused(y, &["attention", "[2, 2, 1]"]);
+    let q = tensor(&[0., nan, 1., 2., 0., 0.], &[3, 2, 1]);
+    let kv = tensor(&[5., nan, nan, nan, 2., 4.], &[3, 2, 1]);
+    let y = attention(1, &[1, 2, 2], &[1, 0, 2]).forward(&q, &kv, &kv).unwrap();
+    assert_eq!(values(&y), [5., 0., 0., 0., 3., 3.]);
+}
+
+#[test]
+fn large_scores_do_not_overflow() {
+    let q = tensor(&[1e4, -1e4], &[1, 2, 1]);
+    let (k, v) = (tensor(&[1., -1.], &[1, 2, 1]), tensor(&[2., 6.], &[1, 2, 1]));
+    let y = attention(1, &[2], &[2]).forward(&q, &k, &v).unwrap();
+    assert_eq!(values(&y), [2., 6.]);
+}
+
+#[test]
+fn fast_equals_reference() {
+    for round in 0..ROUNDS {
+        let mut random = Random(round);
+        let [batch, heads] = [random.within(1, 4), random.within(1, 5)];
+        let [queries, keys] = [random.within(1, 30), random.within(1, 50)];
+        let width = heads * random.within(1, 20);
+        let op =
+            Attention { heads, queries: random.lengths(batch, queries), keys: random.lengths(batch, keys) };
+        let q = (random.rows(batch, queries, width) * 3.0).unwrap();
+        let (k, v) = (random.rows(batch, keys, width), random.rows(batch, keys, width));
+        let fast = op.forward(&q, &k, &v).unwrap();
+        assert_close(&format!("round {round}, {op:?}"), &fast, &op.reference(&q, &k, &v).unwrap());
+    }
+}
+
+/// The models pass q, k and v as three slices of one product.
+#[test]
+fn slices_of_one_tensor_are_read_in_place() {
+    let mut random = Random(7);
+    let qkv = random.tensor(&[2, 9, 3 * 8]);
+    let [q, k, v] = [0, 8, 16].map(|at| qkv.narrow(2, at, 8).unwrap());
+    let op = attention(4, &[9, 5], &[9, 5]);
+    let copied = op.forward(&q.copy().unwrap(), &k.copy().unwrap(), &v.copy().unwrap()).unwrap();
+    assert_eq!(values(&op.forward(&q, &k, &v).unwrap()), values(&copied));
+    assert_close("reference", &op.reference(&q, &k, &v).unwrap(), &copied);
+}
+
+#[test]
+fn misfits_name_op_and_shapes() {
+    let ones = |dims: &[usize]| tensor(&vec![1.0; dims.iter().product()], dims);
+    let op = attention(2, &[3], &[5]);
+    let (q, kv) = (ones(&[1, 3, 4]), ones(&[1, 5, 4]));
+    assert_refused(op.forward(&kv, &kv, &kv), &["attention", "[1, 5, 4]", "[1, 3"]);
+    assert_refused(op.forward(&q, &q, &kv), &["attention", "[1, 3, 4]", "[1, 5"]);
+    assert_refused(op.forward(&q, &kv, &q), &["attention", "[1, 3, 4]", "[1, 5"]);
+    assert_refused(op.forward(&q, &ones(&[1, 5, 6]), &kv), &["attention", "[1, 3, 4]", "[1, 5, 6]"]);
+    assert_refused(op.forward(&q, &kv, &ones(&[1, 5, 2])), &["attention", "[1, 3, 4]", "[1, 5, 2]"]);
+    for heads in [0, 3] {
+        let op = Attention { heads, ..op.clone() };
+        assert_refused(op.forward(&q, &kv, &kv), &["attention", "4", &heads.to_string()]);
+    }
+}
