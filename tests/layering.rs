@@ -1,6 +1,6 @@
 //! Who may import whom, read from the sources (see ARCHITECTURE.md).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Folder or file under `src/` (or a crate), and what its code must not name.
 const FORBIDDEN: &[(&str, &[&str])] = &[
@@ -74,7 +74,7 @@ fn sources(place: &str) -> Vec<(String, String)> {
     found
 }
 
-fn relative(path: &PathBuf) -> String {
+fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/")
 }
 
