@@ -57,6 +57,8 @@ const NO_NOISE_DECIBEL: f64 = -100.0;
 /// Bounds the memory a configuration can ask for.
 const MAX_WINDOW_MS: u32 = 60_000;
 const MAX_SAMPLE_RATE: u32 = 768_000;
+/// Bounds the audio that a caller has to hold for an open segment.
+const MAX_SEGMENT_MS: u32 = 600_000;
 
 /// `model_conf` of an FsmnVADStreaming model: FunASR's names, units and defaults.
 ///
@@ -179,6 +181,14 @@ impl VadConfig {
             (self.samples(self.frame_in_ms) == 0, "frame_in_ms is shorter than a sample at this sample_rate"),
             (self.window_size_ms < self.frame_in_ms, "window_size_ms is shorter than frame_in_ms"),
             (self.window_size_ms > MAX_WINDOW_MS, "window_size_ms is longer than a minute"),
+            (
+                self.lookback_time_start_point > MAX_WINDOW_MS,
+                "lookback_time_start_point is longer than a minute",
+            ),
+            (
+                self.max_single_segment_time > MAX_SEGMENT_MS,
+                "max_single_segment_time is longer than ten minutes",
+            ),
             (self.noise_frame_num_used_for_snr == 0, "noise_frame_num_used_for_snr is 0"),
             (self.sil_pdf_ids.is_empty(), "sil_pdf_ids is empty"),
             (self.sil_pdf_ids.len() != self.silence_pdf_num, "silence_pdf_num does not count sil_pdf_ids"),

@@ -627,20 +627,18 @@ fn bad_recordings_are_named_and_the_others_transcribed() {
 }
 
 #[test]
-fn valid_but_empty_recordings_give_empty_text() {
+fn silence_is_no_error_and_no_audio_is_one() {
     let desk = Desk::new();
-    let mut claims_5_gb = wav(16_000, &[0; 1600]);
-    claims_5_gb[40..44].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
-    let files = [
-        desk.write("none.wav", wav(16_000, &[])),
-        desk.write("10_ms.wav", wav(16_000, &[500; 160])),
-        desk.write("silence.wav", wav(16_000, &[0; 48_000])),
-        desk.write("5_gb.wav", claims_5_gb),
+    let silence = desk.write("silence.wav", wav(16_000, &[0; 48_000]));
+    let nothing = [
+        (desk.write("none.wav", wav(16_000, &[])), "holds 0 ms of audio"),
+        (desk.write("10_ms.wav", wav(16_000, &[500; 160])), "holds 10 ms of audio"),
     ];
     for flags in [&[][..], &["--no-vad"], &["--no-punc"]] {
-        for file in &files {
+        assert_eq!(desk.transcribe(&[flags, &[silence.as_str()]].concat()).ok(), "\n", "{flags:?}");
+        for (file, cause) in &nothing {
             let outcome = desk.transcribe(&[flags, &[file.as_str()]].concat());
-            assert_eq!(outcome.ok(), "\n", "{file} {flags:?}");
+            assert!(outcome.error().starts_with(&format!("error: {file}: {cause}")), "{}", outcome.stderr);
         }
     }
     let json = desk.transcribe(&["--format", "json", "silence.wav"]).json().remove(0);
@@ -649,6 +647,28 @@ fn valid_but_empty_recordings_give_empty_text() {
         (&3000.into(), &"".into(), &Value::Array(vec![]))
     );
     assert_eq!(desk.run(&["vad", "--offline", "silence.wav", "none.wav"]).ok(), "");
+}
+
+#[test]
+fn cut_off_recordings_give_what_they_hold_and_an_error() {
+    let desk = Desk::new();
+    let mp3 = fs::read(audio("clip.mp3")).unwrap();
+    let flac = fs::read(eval("short_09")).unwrap();
+    let mut claims_4_gb = wav(16_000, &[0; 1600]);
+    claims_4_gb[40..44].copy_from_slice(&(u32::MAX - 1).to_le_bytes());
+    let files = [
+        (desk.write("half.mp3", &mp3[..mp3.len() / 2]), "is cut off after"),
+        (desk.write("half.flac", &flac[..flac.len() / 2]), "cut off after"),
+        (desk.write("4_gb.wav", claims_4_gb), "of the bytes that the header promises are missing"),
+    ];
+    for command in ["transcribe", "vad"] {
+        for (file, cause) in &files {
+            let outcome = desk.run(&[command, "--offline", "--format", "json", file.as_str()]);
+            let [error] = outcome.errors()[..] else { panic!("not one error: {}", outcome.stderr) };
+            assert!(error.starts_with(&format!("error: {file}: ")) && error.contains(cause), "{error}");
+            assert_eq!(outcome.stdout.lines().count(), 1, "{file}: what it holds is printed all the same");
+        }
+    }
 }
 
 /// Rewrites the tensors of a model directory.

@@ -254,7 +254,7 @@ fn the_batch_budget_changes_nothing() {
 #[test]
 fn silence_is_an_empty_text() {
     let transcriber = transcriber(60);
-    for ms in [0, 10, 30, 3000] {
+    for ms in [25, 30, 3000] {
         let silence = vec![0u8; 2 * ms * SAMPLES_PER_MS as usize];
         let mut audio = AudioReader::raw_pcm("silence", Cursor::new(silence), RATE, RATE).unwrap();
         let transcript = transcriber.transcribe(&mut audio, |_| ()).unwrap();

@@ -18,6 +18,9 @@ use symphonia::core::packet::Packet;
 use super::opus::OpusStream;
 use super::{Fault, Source, mp4};
 
+/// What may be missing at the end of a recording without its being cut off: encoders pad by a few packets.
+const CUT_OFF_MS: f64 = 150.0;
+
 /// Why a recording cannot be opened here.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
@@ -33,9 +36,9 @@ pub(super) enum OpenError {
 ///
 /// A reader that knows the length of the file refuses headers that promise more, so a file that is refused is read once
 /// more as a stream of unknown length: that gives what a cut-off recording still holds.
-pub(super) fn open(file: &File, name: &str) -> Result<Box<dyn Source>, OpenError> {
+pub(super) fn open(file: &File) -> Result<Box<dyn Source>, OpenError> {
     let copy = || file.try_clone().map_err(|e| OpenError::Undecodable(e.to_string()));
-    let refusal = match open_seekable(copy()?, name) {
+    let refusal = match open_seekable(copy()?) {
         Err(OpenError::Undecodable(why)) => why,
         outcome => return outcome,
     };
@@ -43,38 +46,51 @@ pub(super) fn open(file: &File, name: &str) -> Result<Box<dyn Source>, OpenError
     from_start
         .seek(SeekFrom::Start(0))
         .map_err(|e| e.to_string())
-        .and_then(|_| open_stream(from_start, name).map_err(|e| e.to_string()))
+        .and_then(|_| open_stream(from_start).map_err(|e| e.to_string()))
         .map_err(|_| OpenError::Undecodable(refusal))
 }
 
-fn open_seekable(mut file: File, name: &str) -> Result<Box<dyn Source>, OpenError> {
+fn open_seekable(mut file: File) -> Result<Box<dyn Source>, OpenError> {
     let undecodable = |e: io::Error| OpenError::Undecodable(e.to_string());
     let actual = file.metadata().map_err(undecodable)?.len();
     let claimed = mp4::claimed_length(&mut file).unwrap_or(actual);
     // A damaged index is for the demultiplexer to complain about.
     let priming = mp4::priming_samples(&mut file).unwrap_or(0);
     file.seek(SeekFrom::Start(0)).map_err(undecodable)?;
-    let mut decoded = Decoded::open(Media::new(Bytes::File(file), Some(Length { actual, claimed })), name)?;
+    let exact = counts_samples(&mut file).unwrap_or(false);
+    file.seek(SeekFrom::Start(0)).map_err(undecodable)?;
+    let mut decoded = Decoded::open(Media::new(Bytes::File(file), Some(Length { actual, claimed })))?;
+    decoded.promised_ms = decoded.duration_ms.filter(|_| exact);
     // Opus has its own count of the same samples, in its header.
     decoded.skip = if matches!(decoded.codec, Codec::Opus(_)) { 0 } else { priming };
     Ok(Box::new(decoded))
 }
 
+/// Whether an MP3 file says how long it is (the Xing or Info tag of its first frame). Without that its duration is
+/// guessed from its size, so a file that was cut off looks whole.
+fn counts_samples(file: &mut File) -> io::Result<bool> {
+    const TAGS: [&[u8]; 2] = [b"Xing\0\0\0", b"Info\0\0\0"];
+    let mut head = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(16 << 10).read_to_end(&mut head)?;
+    Ok(head.windows(TAGS[0].len()).any(|bytes| TAGS.contains(&bytes)))
+}
+
 /// Opens a stream that cannot seek.
-pub(super) fn open_stream(
-    reader: impl Read + Send + 'static,
-    name: &str,
-) -> Result<Box<dyn Source>, OpenError> {
-    Ok(Box::new(Decoded::open(Media::new(Bytes::Stream(Box::new(reader)), None), name)?))
+pub(super) fn open_stream(reader: impl Read + Send + 'static) -> Result<Box<dyn Source>, OpenError> {
+    Ok(Box::new(Decoded::open(Media::new(Bytes::Stream(Box::new(reader)), None))?))
 }
 
 /// The audio track of a container, decoded packet by packet.
 struct Decoded {
-    name: String,
     format: Box<dyn FormatReader>,
     track: u32,
     codec: Codec,
     duration_ms: Option<u64>,
+    /// The duration, where the recording itself states it.
+    promised_ms: Option<u64>,
+    decoded_ms: f64,
+    damage: Option<String>,
     io_failure: Arc<OnceLock<String>>,
     /// Samples that the encoder put before the recording and that are still to be dropped.
     skip: u64,
@@ -85,7 +101,7 @@ struct Decoded {
 }
 
 impl Decoded {
-    fn open(media: Media, name: &str) -> Result<Self, OpenError> {
+    fn open(media: Media) -> Result<Self, OpenError> {
         let io_failure = media.failure.clone();
         let stream = MediaSourceStream::new(Box::new(media), Default::default());
         let (hint, options) = (Hint::new(), FormatOptions::default());
@@ -95,11 +111,13 @@ impl Decoded {
         let (track, codec) = choose_track(&*format)?;
         let duration_ms = format.tracks().iter().find(|t| t.id == track).and_then(duration_ms);
         Ok(Self {
-            name: name.to_string(),
             format,
             track,
             codec,
             duration_ms,
+            promised_ms: None,
+            decoded_ms: 0.0,
+            damage: None,
             io_failure,
             skip: 0,
             any: false,
@@ -123,12 +141,15 @@ impl Decoded {
             Some(damage) if !self.any => return Err(format!("nothing in it can be decoded: {damage}")),
             _ => {}
         }
-        if let Some(why) = why {
-            tracing::warn!("{}: damaged or cut off, what follows is lost: {why}", self.name);
-        }
-        if let Some(damage) = &self.first_damage {
-            tracing::warn!("{}: left out {} damaged packets: {damage}", self.name, self.bad_packets);
-        }
+        let read = format!("after {:.2} s", self.decoded_ms / 1000.0);
+        self.damage = match (why, self.promised_ms, &self.first_damage) {
+            (Some(why), ..) => Some(format!("is damaged or cut off {read}: {why}")),
+            (None, Some(promised), _) if self.decoded_ms + CUT_OFF_MS < promised as f64 => {
+                Some(format!("is cut off {read} of {:.2} s", promised as f64 / 1000.0))
+            }
+            (None, _, Some(damage)) => Some(format!("has {} damaged packets: {damage}", self.bad_packets)),
+            (None, _, None) => None,
+        };
         Ok(None)
     }
 
@@ -160,6 +181,7 @@ impl Source for Decoded {
             match guarded(|| self.codec.decode(&packet, mono)) {
                 Ok(rate) => {
                     self.drop_priming(mono);
+                    self.decoded_ms += mono.len() as f64 * 1000.0 / f64::from(rate.max(1));
                     self.any |= !mono.is_empty();
                     return Ok(Some(rate));
                 }
@@ -173,6 +195,10 @@ impl Source for Decoded {
 
     fn duration_ms(&self) -> Option<u64> {
         self.duration_ms
+    }
+
+    fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 }
 

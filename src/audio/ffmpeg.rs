@@ -44,7 +44,7 @@ pub(super) fn open(path: &Path, name: &str, reason: &str) -> Result<Box<dyn Sour
         return Err("cannot read from ffmpeg".into());
     };
     let mut process = Process { child, complaint: Some(std::thread::spawn(|| collect(stderr))) };
-    match wav::open(BufReader::new(stdout), name) {
+    match wav::open(BufReader::new(stdout)) {
         Ok(samples) => Ok(Box::new(Ffmpeg { samples, process, name: name.to_string(), any: false })),
         // Without a header there is no sound; what ffmpeg says about it is the better explanation.
         Err(_) => Err(format!("{reason}; ffmpeg: {}", process.complaint())),

@@ -46,12 +46,17 @@ trait Source: Send {
 
     /// The length the container claims.
     fn duration_ms(&self) -> Option<u64>;
+
+    /// At the end: what of the recording could not be read.
+    fn damage(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// A recording that is decoded, mixed to mono and resampled while it is read.
 ///
-/// A damaged or cut-off recording gives what can be decoded, with a warning in the log; if nothing can be decoded it
-/// is an error. A valid file without samples is no error: it ends at once.
+/// A damaged or cut-off recording gives what can be decoded, and [`AudioReader::damage`] says so at the end; if nothing
+/// can be decoded it is an error. A valid file without samples is no error here: it ends at once.
 pub struct AudioReader {
     name: String,
     source: Box<dyn Source>,
@@ -109,8 +114,8 @@ impl AudioReader {
         let source: Box<dyn Source> = match kind {
             Kind::Empty => return Err(fail("is empty".into())),
             Kind::Text => return Err(fail(NOT_AUDIO.into())),
-            Kind::PcmWav => Box::new(wav::open(BufReader::new(replay), name).map_err(fail)?),
-            Kind::Streamable => decode::open_stream(replay, name).map_err(|e| fail(e.to_string()))?,
+            Kind::PcmWav => Box::new(wav::open(BufReader::new(replay)).map_err(fail)?),
+            Kind::Streamable => decode::open_stream(replay).map_err(|e| fail(e.to_string()))?,
             Kind::Other(_) => return Self::from_spooled(name, replay, sample_rate),
         };
         Self::new(name, source, sample_rate)
@@ -184,6 +189,11 @@ impl AudioReader {
         self.source.duration_ms()
     }
 
+    /// At the end of the recording: what is wrong with it, if part of it is missing or could not be decoded.
+    pub fn damage(&self) -> Option<Error> {
+        self.source.damage().map(|damage| Error::audio(&self.name, damage))
+    }
+
     /// The file's path, or what the stream was called.
     pub fn name(&self) -> &str {
         &self.name
@@ -242,11 +252,11 @@ fn open_file(mut file: File, path: &Path, name: &str) -> std::result::Result<Box
     let what = match Kind::of(&head) {
         Kind::Empty => return Err("is empty".into()),
         Kind::Text => return Err(NOT_AUDIO.into()),
-        Kind::PcmWav => return Ok(Box::new(wav::open(BufReader::new(file), name)?)),
+        Kind::PcmWav => return Ok(Box::new(wav::open(BufReader::new(file))?)),
         Kind::Streamable => "recording",
         Kind::Other(what) => what,
     };
-    match decode::open(&file, name) {
+    match decode::open(&file) {
         Ok(source) => Ok(source),
         Err(OpenError::NoAudioTrack) => Err(OpenError::NoAudioTrack.to_string()),
         Err(OpenError::Undecodable(why)) => {

@@ -85,8 +85,7 @@ pub(super) struct PcmReader {
     /// Bytes that a header says are left; `None` reads to the end of the stream.
     left: Option<u64>,
     duration_ms: Option<u64>,
-    /// Whose name the warning about missing samples carries; unset where nothing is promised.
-    name: Option<String>,
+    damage: Option<String>,
     any: bool,
     bytes: Vec<u8>,
 }
@@ -106,28 +105,28 @@ impl PcmReader {
             rate,
             left: None,
             duration_ms: None,
-            name: None,
+            damage: None,
             any: false,
             bytes: Vec::new(),
         }
     }
 
-    /// Reads at most `length` bytes, and warns in the name of `name` if there are fewer.
-    pub(super) fn with_length(mut self, length: u64, name: &str) -> Self {
+    /// Reads at most `length` bytes; fewer count as damage.
+    pub(super) fn with_length(mut self, length: u64) -> Self {
         let frames = length / (self.format.bytes() * self.channels) as u64;
         self.duration_ms = (frames * 1000).checked_div(u64::from(self.rate));
         self.left = Some(length);
-        self.name = Some(name.to_string());
         self
     }
 
     /// The end of the stream has come with `missing` promised bytes outstanding.
-    fn end(&self, missing: u64) -> Result<Option<u32>, Fault> {
+    fn end(&mut self, missing: u64) -> Result<Option<u32>, Fault> {
         if missing > 0 && !self.any {
             return Err("is cut off after the header: there are no samples".into());
         }
-        if let (true, Some(name)) = (missing > 0, &self.name) {
-            tracing::warn!("{name}: cut off: {missing} of the bytes that the header promises are missing");
+        if missing > 0 {
+            self.damage =
+                Some(format!("is cut off: {missing} of the bytes that the header promises are missing"));
         }
         Ok(None)
     }
@@ -154,5 +153,9 @@ impl Source for PcmReader {
 
     fn duration_ms(&self) -> Option<u64> {
         self.duration_ms
+    }
+
+    fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 }

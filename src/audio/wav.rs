@@ -70,7 +70,7 @@ pub(super) fn is_pcm(head: &[u8]) -> bool {
 }
 
 /// Opens a wav stream; everything before the samples is read.
-pub(super) fn open(mut reader: impl Read + Send + 'static, name: &str) -> Result<PcmReader, Fault> {
+pub(super) fn open(mut reader: impl Read + Send + 'static) -> Result<PcmReader, Fault> {
     let riff: [u8; RIFF_HEADER_BYTES] = read_array(&mut reader)?;
     let riff_length = u32_at(&riff, 4);
     let mut position = RIFF_HEADER_BYTES as u64;
@@ -89,7 +89,7 @@ pub(super) fn open(mut reader: impl Read + Send + 'static, name: &str) -> Result
                     (0, _) if claimed_end <= position => None,
                     (length, _) => Some(u64::from(length)),
                 };
-                return samples(reader, &format, length, name);
+                return samples(reader, &format, length);
             }
             b"fmt " => {
                 let chunk = read_chunk(&mut reader, length)?;
@@ -110,7 +110,6 @@ fn samples(
     reader: impl Read + Send + 'static,
     format: &Format,
     length: Option<u64>,
-    name: &str,
 ) -> Result<PcmReader, Fault> {
     if format.channels == 0 {
         return Err("claims 0 channels".into());
@@ -118,7 +117,7 @@ fn samples(
     super::check_rate(format.rate)?;
     let pcm = PcmReader::new(reader, format.samples, usize::from(format.channels), format.rate);
     Ok(match length {
-        Some(length) => pcm.with_length(length, name),
+        Some(length) => pcm.with_length(length),
         None => pcm,
     })
 }

@@ -110,6 +110,9 @@ pub fn for_each(inputs: Vec<Result<Input>>, mut work: impl FnMut(&Input) -> Resu
     let total = inputs.len();
     let mut failed = Vec::new();
     for input in inputs {
+        if total == 1 {
+            return input.and_then(|input| work(&input));
+        }
         let name = input.as_ref().map_or_else(culprit, Input::name);
         if let Err(error) = input.and_then(|input| work(&input)) {
             report_error(&error);

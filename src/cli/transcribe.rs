@@ -125,9 +125,11 @@ impl Job<'_> {
         let transcript = transcript?;
         let text = self.render(input, &transcript, started.elapsed().as_secs_f64())?;
         match &self.args.output_dir {
-            Some(folder) => self.write(folder, input, &text),
-            None => print(&text),
+            Some(folder) => self.write(folder, input, &text)?,
+            None => print(&text)?,
         }
+        // What could be read was transcribed; that there should be more is an error all the same.
+        audio.damage().map_or(Ok(()), Err)
     }
 
     fn render(&self, input: &Input, transcript: &Transcript, seconds: f64) -> Result<String> {

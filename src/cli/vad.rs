@@ -72,13 +72,14 @@ impl Args {
             segments.extend(events.iter().filter_map(closed));
         }
         match self.format {
-            _ if self.stream_ms.is_some() => Ok(()),
-            Format::Json => print_line(&json!({ "file": input.name(), "segments": segments }).to_string()),
+            _ if self.stream_ms.is_some() => {}
+            Format::Json => print_line(&json!({ "file": input.name(), "segments": segments }).to_string())?,
             Format::Text => segments.iter().try_for_each(|[beg, end]| {
                 let file = if several { format!("{}\t", input.name()) } else { String::new() };
                 print_line(&format!("{file}{beg}\t{end}"))
-            }),
+            })?,
         }
+        audio.damage().map_or(Ok(()), Err)
     }
 }
 

@@ -63,7 +63,7 @@ impl Transcriber {
     /// been read. Silence gives an empty text.
     ///
     /// # Errors
-    /// Audio that cannot be decoded, a recording too long to go without voice detection, a failed forward pass.
+    /// Audio that cannot be decoded, less audio than one analysis window, a recording too long to go without voice detection, a failed forward pass.
     pub fn transcribe(&self, audio: &mut AudioReader, progress: impl FnMut(u64)) -> Result<Transcript> {
         let mut run =
             Run { transcriber: self, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
@@ -71,6 +71,12 @@ impl Transcriber {
             Some(detector) => run.detect(detector, audio, progress)?,
             None => run.whole(audio, progress)?,
         };
+        let window_ms = u64::from(self.recognizer.frontend().config().frame_length);
+        if duration_ms < window_ms {
+            let message =
+                format!("holds {duration_ms} ms of audio; {window_ms} ms is the least that can be heard");
+            return Err(Error::audio(audio.name(), message));
+        }
         let (text, sentences) = self.punctuate(&run.segments)?;
         Ok(Transcript { duration_ms, text, segments: run.segments, sentences })
     }
