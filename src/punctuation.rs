@@ -1,6 +1,8 @@
 //! Punctuation of plain text around a CT-Transformer (`funasr/models/ct_transformer/model.py`, `inference`): words,
 //! windows, text. The network itself is a closure from word ids to labels.
 
+use std::borrow::Cow;
+use std::iter::repeat_n;
 use std::ops::Range;
 use std::path::Path;
 
@@ -8,6 +10,7 @@ use serde::Deserialize;
 
 use crate::decode::tokens::TokenList;
 use crate::text::is_space;
+use crate::text::segment::Segmenter;
 use crate::{Error, Result};
 
 /// New words per window.
@@ -26,9 +29,6 @@ pub struct Config {
     /// Label of the full stop that closes every text.
     #[serde(default = "full_stop")]
     pub sentence_end_id: u32,
-    /// User dictionary of the variant that segments words with jieba.
-    #[serde(default)]
-    pub jieba_usr_dict: Option<String>,
 }
 
 fn full_stop() -> u32 {
@@ -40,9 +40,10 @@ fn full_stop() -> u32 {
 pub struct Punctuated {
     /// Words and marks.
     pub text: String,
-    /// One label per word of [`split_words`].
+    /// One label per word of [`split_words`]; from a segmenter's words, one per letter of those that begin with a
+    /// Chinese one, and one for each other.
     pub labels: Vec<u32>,
-    /// Byte range in `text` of the mark after each word, empty if there is none.
+    /// Byte range in `text` of the mark of each label, empty if there is none.
     pub marks: Vec<Range<usize>>,
 }
 
@@ -66,6 +67,7 @@ pub fn split_words(text: &str) -> Vec<&str> {
 #[derive(Debug, Clone)]
 pub struct Punctuator {
     vocabulary: TokenList,
+    segmenter: Option<Segmenter>,
     marks: Vec<Mark>,
     sentence_end: u32,
 }
@@ -74,16 +76,9 @@ impl Punctuator {
     /// A punctuator for a model with this configuration and word list; `file` is only named in errors.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for the jieba variant, [`Error::Config`] for a `punc_list` without `_`, or a
-    /// `sentence_end_id` beyond it.
+    /// [`Error::Config`] for a `punc_list` without `_`, or a `sentence_end_id` beyond it.
     pub fn new(file: impl AsRef<Path>, config: Config, vocabulary: TokenList) -> Result<Self> {
         let file = file.as_ref();
-        if let Some(dictionary) = config.jieba_usr_dict {
-            let file = file.display();
-            return Err(Error::Unsupported(format!(
-                "{file}: jieba_usr_dict {dictionary:?}: jieba is not supported"
-            )));
-        }
         if !config.punc_list.iter().any(|mark| mark == "_") {
             return Err(Error::config(file, "punc_list: no entry \"_\""));
         }
@@ -95,7 +90,12 @@ impl Punctuator {
             ));
         }
         let marks = config.punc_list.into_iter().map(Mark::new).collect();
-        Ok(Self { vocabulary, marks, sentence_end: config.sentence_end_id })
+        Ok(Self { vocabulary, segmenter: None, marks, sentence_end: config.sentence_end_id })
+    }
+
+    /// The jieba variant: splits words with `segmenter`, not with [`split_words`].
+    pub fn with_segmenter(self, segmenter: Segmenter) -> Self {
+        Self { segmenter: Some(segmenter), ..self }
     }
 
     /// Punctuates `text`. `label` is the network: the ids of a window of words (at most 1000, known by exact match,
@@ -112,8 +112,8 @@ impl Punctuator {
         text: &str,
         mut label: impl FnMut(&[u32]) -> Result<Vec<u32>>,
     ) -> Result<Punctuated> {
-        let words = split_words(text);
-        let ids = self.word_ids(text);
+        let words = self.words(text);
+        let ids = self.ids(&words);
         let mut writer = Writer { marks: &self.marks, raise: true, out: Punctuated::default() };
         let (mut begin, mut end) = (0, 0);
         while end < words.len() {
@@ -124,12 +124,24 @@ impl Punctuator {
             writer.write(&words[begin..begin + ready], &labels[..ready]);
             begin += ready;
         }
-        Ok(writer.finish(self.sentence_end))
+        let punctuated = writer.finish(self.sentence_end);
+        Ok(if self.segmenter.is_some() { per_letter(punctuated, &words) } else { punctuated })
     }
 
-    /// Ids of the words of [`split_words`], by exact match, else that of `<unk>`.
+    /// Ids of the words that the network sees, by exact match, else that of `<unk>`.
     pub fn word_ids(&self, text: &str) -> Vec<u32> {
-        split_words(text).into_iter().map(|word| self.vocabulary.id(word)).collect()
+        self.ids(&self.words(text))
+    }
+
+    fn words<'a>(&self, text: &'a str) -> Vec<Cow<'a, str>> {
+        match &self.segmenter {
+            Some(segmenter) => segmenter.split(text).into_iter().map(Cow::Owned).collect(),
+            None => split_words(text).into_iter().map(Cow::Borrowed).collect(),
+        }
+    }
+
+    fn ids(&self, words: &[Cow<str>]) -> Vec<u32> {
+        words.iter().map(|word| self.vocabulary.id(word)).collect()
     }
 
     fn check(&self, labels: &[u32], words: usize) -> Result<()> {
@@ -163,6 +175,19 @@ impl Punctuator {
         // The next window would be longer than allowed.
         if labels.len() + GROUP_WORDS > MAX_WINDOW_WORDS { labels.len() } else { 0 }
     }
+}
+
+/// Labels per letter again: FunASR puts label 1 before that of a word for each letter but the last, if the word begins
+/// in its range of letters.
+fn per_letter(punctuated: Punctuated, words: &[Cow<str>]) -> Punctuated {
+    let mut out = Punctuated { text: punctuated.text, ..Punctuated::default() };
+    for ((word, label), mark) in words.iter().zip(punctuated.labels).zip(punctuated.marks) {
+        let letters = word.starts_with(|first| ('\u{e00}'..='\u{9fa5}').contains(&first));
+        let inner = if letters { word.chars().count() - 1 } else { 0 };
+        out.labels.extend(repeat_n(1, inner).chain([label]));
+        out.marks.extend(repeat_n(mark.start..mark.start, inner).chain([mark]));
+    }
+    out
 }
 
 /// A punctuation mark as it is written.
@@ -205,10 +230,11 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Appends the words of one window. The first one is set off by a space even after a Chinese character, as in FunASR.
-    fn write(&mut self, words: &[&str], labels: &[u32]) {
+    fn write(&mut self, words: &[Cow<str>], labels: &[u32]) {
         let mut after_ascii = true;
         for (word, &label) in words.iter().zip(labels) {
-            let ascii = word.is_ascii();
+            // A word of a segmenter may be mixed; its first letter decides.
+            let ascii = word.starts_with(|letter: char| letter.is_ascii());
             if ascii && after_ascii && !self.out.text.is_empty() {
                 self.out.text.push(' ');
             }

@@ -121,10 +121,22 @@ impl ModelFiles {
         }
         let name = self.config.pointer("/files/tokens").and_then(Value::as_str);
         let name = name.ok_or_else(|| self.config_error("no token list (`files.tokens`)"))?;
-        // A file beside the configuration, never a path that leads elsewhere.
-        let file =
-            Path::new(name).file_name().ok_or_else(|| self.config_error("`files.tokens` names no file"))?;
-        let path = self.directory.clone().unwrap_or_default().join(file);
+        self.text_file(name)
+    }
+
+    /// Name and text of the user dictionary of a punctuation model that splits words with jieba.
+    pub fn jieba_user_dict(&self) -> Result<Option<(String, String)>> {
+        let name = self.config.pointer("/files/jieba_user_dict");
+        name.map(|name| self.text_file(name.as_str().unwrap_or_default())).transpose()
+    }
+
+    /// Name and text of a file beside the configuration, never of one that a path leads to elsewhere.
+    pub fn text_file(&self, name: &str) -> Result<(String, String)> {
+        let file = Path::new(name).file_name();
+        let file = file.ok_or_else(|| self.config_error(format!("files: {name:?} names no file")))?;
+        let directory = self.directory.as_ref();
+        let path =
+            directory.ok_or_else(|| self.config_error(format!("{name:?} is not embedded")))?.join(file);
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         Ok((path.display().to_string(), text))
     }

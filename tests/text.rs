@@ -2,15 +2,20 @@
 // Helpers are test code too, but clippy recognises only #[test] functions as such.
 
 use std::ops::Range;
+use std::path::Path;
 
 use funasr_candle::decode::greedy::greedy;
 use funasr_candle::decode::timestamps::{CifTrack, cif_wo_hidden, token_spans, ts_prediction_lfr6_standard};
 use funasr_candle::decode::tokens::TokenList;
+use funasr_candle::device::Compute;
+use funasr_candle::pipeline::PunctuationModel;
 use funasr_candle::punctuation::{Config, Punctuated, Punctuator, split_words};
 use funasr_candle::text::Token;
 use funasr_candle::text::join::{Notation, join, join_segments, join_text};
+use funasr_candle::text::segment::Segmenter;
 use funasr_candle::text::sentences::{Sentence, sentences};
 use funasr_candle::text::subtitles::{srt, tsv, vtt};
+use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -25,6 +30,26 @@ struct Golden {
     punctuation: Vec<PunctuationCase>,
     demo_punctuation: Vec<PunctuationCase>,
     sentences: Vec<SentenceCase>,
+    jieba: Jieba,
+}
+
+/// FunASR's jieba variant; `dictionary` is the part of jieba's that matters for the texts.
+#[derive(Deserialize)]
+struct Jieba {
+    dictionary: String,
+    user: String,
+    vocabulary: Vec<String>,
+    /// Words joined by `|`.
+    cuts: Vec<String>,
+    texts: Vec<PunctuationCase>,
+}
+
+impl Jieba {
+    fn segmenter(&self) -> Segmenter {
+        let mut segmenter = Segmenter::new("dict.txt", &self.dictionary).unwrap();
+        segmenter.add_user_words("user", &self.user).unwrap();
+        segmenter
+    }
 }
 
 #[derive(Deserialize)]
@@ -336,6 +361,56 @@ mod decoding {
     }
 }
 
+mod segmenting {
+    use super::*;
+
+    #[test]
+    fn cuts_as_jieba() {
+        let jieba = golden().jieba;
+        let segmenter = jieba.segmenter();
+        for cut in &jieba.cuts {
+            assert_eq!(segmenter.split(&cut.replace('|', "")).join("|"), *cut);
+        }
+    }
+
+    #[test]
+    fn malformed_dictionaries_are_refused() {
+        let long = format!("a 1\n{} 3", "好".repeat(101));
+        let cases = [
+            ("", "dict.txt: no words"),
+            ("好 1 n\n好", "dict.txt: line 2: not `word frequency tag`"),
+            ("好 -1", "dict.txt: line 1: not `word frequency tag`"),
+            (&long, "dict.txt: line 2: a word of over 100 characters"),
+        ];
+        for (text, message) in cases {
+            assert_eq!(Segmenter::new("dict.txt", text).unwrap_err().to_string(), message);
+        }
+        let mut segmenter = Segmenter::new("dict.txt", "好 1").unwrap();
+        let cases = [
+            ("你好\n好 99999999999", "user: line 2: number too large to fit in target type"),
+            (&long, "user: line 2: a word of over 100 characters"),
+        ];
+        for (text, message) in cases {
+            assert_eq!(segmenter.add_user_words("user", text).unwrap_err().to_string(), message);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_letter_is_lost(text in "(\\PC|[a-c0-2A-C .]|[你好我们]){0,60}") {
+            let words = golden_segmenter().split(&text);
+            prop_assert_eq!(words.concat(), text.split_whitespace().collect::<String>());
+            prop_assert!(words.iter().all(|word| !word.is_empty()));
+        }
+    }
+
+    fn golden_segmenter() -> &'static Segmenter {
+        static SEGMENTER: std::sync::LazyLock<Segmenter> =
+            std::sync::LazyLock::new(|| golden().jieba.segmenter());
+        &SEGMENTER
+    }
+}
+
 mod punctuating {
     use super::*;
 
@@ -343,7 +418,7 @@ mod punctuating {
         let comma = if ascii_list { "," } else { "，" };
         let question = if ascii_list { "?" } else { "？" };
         let punc_list = ["<unk>", "_", comma, "。", question, "、"].map(str::to_owned).to_vec();
-        Config { punc_list, sentence_end_id: 3, jieba_usr_dict: None }
+        Config { punc_list, sentence_end_id: 3 }
     }
 
     fn vocabulary(words: &[String]) -> TokenList {
@@ -359,17 +434,17 @@ mod punctuating {
     }
 
     /// FunASR's text with the documented differences: no space in front. Capitals are compared apart.
-    fn assert_text(found: &str, upstream: &str, input: &str) {
+    fn assert_text(found: &str, upstream: &str, words: &[String]) {
         let upstream = upstream.strip_prefix(' ').unwrap_or(upstream);
         assert_eq!(found.to_lowercase(), upstream.to_lowercase());
         let capitals = |text: &str| text.chars().any(|letter| letter.is_ascii_uppercase());
-        if !capitals(input) {
+        if !words.iter().any(|word| capitals(word)) {
             assert_eq!(found, upstream);
         }
         // FunASR lower-cases GPU and iPhone at the start of a sentence; a word with capitals stays as it is.
         let mut rest = found;
-        for word in split_words(input).into_iter().filter(|word| capitals(word)) {
-            let at = rest.find(word).unwrap_or_else(|| panic!("{word} of {input:?} is not in {found:?}"));
+        for word in words.iter().filter(|word| capitals(word)) {
+            let at = rest.find(word).unwrap_or_else(|| panic!("{word} is not in {found:?}"));
             rest = &rest[at + word.len()..];
         }
     }
@@ -379,22 +454,41 @@ mod punctuating {
         let golden = golden();
         for case in &golden.punctuation {
             let punctuator = punctuator(&golden.vocabulary, case.ascii_list);
-            let list = vocabulary(&golden.vocabulary);
-            let ids: Vec<u32> = split_words(&case.input).iter().map(|word| list.id(word)).collect();
-            let mut calls = case.calls.iter();
-            let mut seen = 0;
-            let found = punctuator
-                .punctuate(&case.input, |window| {
-                    let script = labels(calls.next().expect("more windows than FunASR"));
-                    seen = ids.len().min(seen + 20);
-                    assert_eq!(window, &ids[seen - script.len()..seen], "another window than FunASR's");
-                    Ok(script)
-                })
-                .unwrap();
-            assert_eq!(calls.next(), None, "fewer windows than FunASR");
-            assert_eq!(found.labels, labels(&case.labels), "{}", case.input);
-            assert_text(&found.text, &case.text, &case.input);
+            assert_scripted(&punctuator, case, &default_words(&case.input));
         }
+    }
+
+    #[test]
+    fn equals_funasr_with_jieba_and_scripted_labels() {
+        let jieba = golden().jieba;
+        let segmenter = jieba.segmenter();
+        let punctuator = punctuator(&jieba.vocabulary, false).with_segmenter(segmenter.clone());
+        for case in &jieba.texts {
+            assert_scripted(&punctuator, case, &segmenter.split(&case.input));
+        }
+    }
+
+    fn default_words(text: &str) -> Vec<String> {
+        split_words(text).into_iter().map(str::to_owned).collect()
+    }
+
+    fn assert_scripted(punctuator: &Punctuator, case: &PunctuationCase, words: &[String]) {
+        let ids = punctuator.word_ids(&case.input);
+        assert_eq!(ids.len(), words.len());
+        let mut calls = case.calls.iter();
+        let mut seen = 0;
+        let found = punctuator
+            .punctuate(&case.input, |window| {
+                let script = labels(calls.next().expect("more windows than FunASR"));
+                seen = ids.len().min(seen + 20);
+                assert_eq!(window, &ids[seen - script.len()..seen], "another window than FunASR's");
+                Ok(script)
+            })
+            .unwrap();
+        assert_eq!(calls.next(), None, "fewer windows than FunASR");
+        assert_eq!(found.labels, labels(&case.labels), "{}", case.input);
+        assert_eq!(found.marks.len(), found.labels.len());
+        assert_text(&found.text, &case.text, words);
     }
 
     #[test]
@@ -412,7 +506,7 @@ mod punctuating {
                 })
                 .unwrap();
             assert_eq!(found.labels, script, "{}", case.input);
-            assert_text(&found.text, &case.text, &case.input);
+            assert_text(&found.text, &case.text, &default_words(&case.input));
         }
     }
 
@@ -474,8 +568,7 @@ mod punctuating {
         assert!(matches!(failing, Err(Error::Overloaded(_))));
 
         type Edit = fn(&mut Config);
-        let edits: [(Edit, &str); 3] = [
-            (|c| c.jieba_usr_dict = Some("d".into()), "c.json: jieba_usr_dict \"d\": jieba is not supported"),
+        let edits: [(Edit, &str); 2] = [
             (|c| c.sentence_end_id = 6, "c.json: sentence_end_id: 6, but punc_list has 6 entries"),
             (|c| c.punc_list[1] = "-".into(), "c.json: punc_list: no entry \"_\""),
         ];
@@ -488,10 +581,35 @@ mod punctuating {
     }
 
     #[test]
+    fn a_model_with_a_user_dictionary_needs_the_dictionary_of_jieba() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-punc");
+        for name in ["model.safetensors", "tokens.json"] {
+            std::fs::copy(source.join(name), folder.path().join(name)).unwrap();
+        }
+        let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+        let config = config.replace("\"tokens.json\"\n", "\"tokens.json\", \"jieba_user_dict\": \"words\"\n");
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        std::fs::write(folder.path().join("words"), "好\n").unwrap();
+        let load = || PunctuationModel::load(&ModelFiles::open(folder.path()).unwrap(), &Compute::cpu());
+        for _ in 0..2 {
+            let error = load().unwrap_err();
+            assert!(matches!(error, Error::Unsupported(_)));
+            let (file, rest) =
+                ("words: this model splits words with jieba", "copy dict.txt of the Python package");
+            assert!(error.to_string().contains(file) && error.to_string().contains(rest), "{error}");
+            // Another dictionary than jieba's is refused like none.
+            std::fs::write(folder.path().join("dict.txt"), "好 1 n\n").unwrap();
+        }
+        std::fs::remove_file(folder.path().join("words")).unwrap();
+        assert!(matches!(load(), Err(Error::Io { .. })));
+    }
+
+    #[test]
     fn config_reads_the_checkpoint_names() {
         let config: Config =
             serde_json::from_str(r#"{"punc_list": ["<unk>", "_"], "sentence_end_id": 1}"#).unwrap();
-        assert_eq!((config.punc_list.len(), config.sentence_end_id, config.jieba_usr_dict), (2, 1, None));
+        assert_eq!((config.punc_list.len(), config.sentence_end_id), (2, 1));
     }
 
     proptest! {

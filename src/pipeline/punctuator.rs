@@ -1,14 +1,23 @@
 //! Plain text -> punctuated text.
 
 use candle_core::{D, Tensor};
+use sha2::{Digest, Sha256};
 
 use crate::decode::tokens::TokenList;
 use crate::device::Compute;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::ct_transformer::{Config, CtTransformer};
 use crate::nn::Lengths;
 use crate::punctuation::{self, Punctuated, Punctuator};
+use crate::text::segment::Segmenter;
 use crate::weights::ModelFiles;
+
+/// jieba's main dictionary: 5 MB, so it is not compiled in, and the one that FunASR 1.4.16 runs with.
+const JIEBA_DICT: &str = "dict.txt";
+const JIEBA_DICT_SHA256: [u8; 32] = [
+    0x71, 0x97, 0xc3, 0x21, 0x1d, 0xdd, 0x98, 0x96, 0x2b, 0x03, 0x6c, 0xdf, 0x40, 0x32, 0x4d, 0x1e, 0xa2,
+    0xbf, 0xaa, 0x12, 0xbd, 0x02, 0x8e, 0x68, 0xfa, 0xa7, 0x01, 0x11, 0xa8, 0x8e, 0x12, 0xa8,
+];
 
 /// A punctuation model: network, word list and text rules. It is immutable and can be shared.
 #[derive(Debug)]
@@ -31,16 +40,19 @@ impl PunctuationModel {
         if words.len() != config.vocab_size {
             let message =
                 format!("{} words, but the model's vocab_size is {}", words.len(), config.vocab_size);
-            return Err(crate::Error::config(file, message));
+            return Err(Error::config(file, message));
         }
         let rules = punctuation::Config {
             punc_list: config.model_conf.punc_list.clone(),
             sentence_end_id: config.model_conf.sentence_end_id,
-            jieba_usr_dict: None,
         };
+        let mut punctuator = Punctuator::new(file, rules, words)?;
+        if let Some(segmenter) = segmenter(files)? {
+            punctuator = punctuator.with_segmenter(segmenter);
+        }
         Ok(Self {
             model: files.build(compute.dtype, &compute.device, |vb| CtTransformer::load(&config, vb))?,
-            punctuator: Punctuator::new(file, rules, words)?,
+            punctuator,
             compute: compute.clone(),
         })
     }
@@ -66,4 +78,20 @@ impl PunctuationModel {
         let words = Tensor::new(ids, &self.compute.device)?.unsqueeze(0)?;
         Ok(self.model.forward(&words, &Lengths::full(1, ids.len()))?.squeeze(0)?)
     }
+}
+
+/// The segmenter of a model with a user dictionary for jieba; jieba's own dictionary has to lie beside it.
+fn segmenter(files: &ModelFiles) -> Result<Option<Segmenter>> {
+    let Some((user_file, user_words)) = files.jieba_user_dict()? else { return Ok(None) };
+    let main = files.text_file(JIEBA_DICT).ok();
+    let main = main.filter(|(_, text)| Sha256::digest(text)[..] == JIEBA_DICT_SHA256);
+    let Some((file, dictionary)) = main else {
+        return Err(Error::Unsupported(format!(
+            "{user_file}: this model splits words with jieba: copy {JIEBA_DICT} of the Python package jieba 0.42.1 \
+             beside this file"
+        )));
+    };
+    let mut segmenter = Segmenter::new(file, &dictionary)?;
+    segmenter.add_user_words(user_file, &user_words)?;
+    Ok(Some(segmenter))
 }

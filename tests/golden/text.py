@@ -8,14 +8,18 @@ join case lasts from 120 i to 120 i + 100 ms.
 import json
 import pathlib
 import random
+import re
 import sys
+import tempfile
 import types
 from importlib.metadata import version
 
+import jieba
 import numpy as np
 import torch
 from funasr.auto.auto_model import _join_vad_texts
 from funasr.models.ct_transformer.model import CTTransformer
+from funasr.models.ct_transformer.utils import split_words
 from funasr.tokenizer.char_tokenizer import CharTokenizer
 from funasr.utils import postprocess_utils as post
 from funasr.utils import timestamp_tools as stamps
@@ -119,10 +123,10 @@ def stamp_case(rng, rate):
 class ScriptedPunctuator:
     """FunASR's punctuation loop around labels drawn at random instead of a network."""
 
-    def __init__(self, rng, punc_list, mark_rate):
+    def __init__(self, rng, punc_list, mark_rate, segmenter=None):
         self.calls = []
         self.model = types.SimpleNamespace(
-            punc_list=punc_list, sentence_end_id=3, jieba_usr_dict=None, punc_forward=self.punc_forward
+            punc_list=punc_list, sentence_end_id=3, jieba_usr_dict=segmenter, punc_forward=self.punc_forward
         )
         self.rng, self.mark_rate = rng, mark_rate
 
@@ -146,9 +150,9 @@ def digits(labels):
     return "".join(map(str, labels))
 
 
-def punctuation_case(rng, vocabulary, words, punc_list=PUNC_LIST, mark_rate=0.15):
+def punctuation_case(rng, vocabulary, words, punc_list=PUNC_LIST, mark_rate=0.15, segmenter=None):
     text = "".join(word + rng.choice(["", " ", " ", "\t\u3000"]) for word in words)
-    scripted = ScriptedPunctuator(rng, punc_list, mark_rate)
+    scripted = ScriptedPunctuator(rng, punc_list, mark_rate, segmenter)
     expected, labels = scripted.run(text, vocabulary)
     case = {"input": text, "text": expected, "labels": digits(labels), "ascii_list": punc_list is ASCII_PUNC_LIST}
     case["calls"] = [digits(call) for _, call in scripted.calls]
@@ -169,6 +173,69 @@ def punctuation_cases(rng, vocabulary):
         case = punctuation_case(rng, vocabulary, rng.choices(lower, k=count), ASCII_PUNC_LIST)
         cases.append(case)
     return cases
+
+
+# Words that jieba has and that it has not, with and without frequency and tag, mixed, repeated, forbidden (0), with a
+# space, a byte order mark, letters that jieba never looks up, and a word beside which its parts are frequent.
+USER_DICT = """\ufeff达摩院 12 nt
+通义千问
+魔搭社区 nz
+语音识别\r
+我们 300000 r
+识别模型
+今天 0
+T恤衫
+T恤衫
+wifi6 5
+New York 7 n
+开源社区 20
+人民医院
+
+的灯
+一共
+这台
+𠀀好 9
+กีกา
+公司新闻
+这个
+我不同意
+的会议
+"""
+
+
+def demo_sentences():
+    recipe = pathlib.Path(__file__).parents[2] / "models" / "demo" / "recipe" / "templates.txt"
+    text = recipe.read_text(encoding="utf-8")
+    return re.sub(r"\{\w+\}|[，。？、]", "", text).split()
+
+
+def jieba_golden(rng):
+    """Cuts and texts with jieba's whole dictionary. The words of it that can play a part stand in `dictionary`, and one
+    that cannot carries the frequency of all others, so that probabilities stay the same."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8", newline="") as file:
+        jieba.initialize()
+        main, total = {word: count for word, count in jieba.dt.FREQ.items() if count}, jieba.dt.total
+        file.write(USER_DICT)
+        file.flush()
+        jieba.load_userdict(file.name)
+    cjk = HANZI + list("达摩院识别模型通义千问社区开源人民医院大学生活动")
+    sentences = demo_sentences()
+    sentences += ["".join(rng.choices(cjk, k=rng.randint(2, 14))) for _ in range(120)]
+    extra = ["T恤衫", "B超", "wifi6", "gpt4", "42", "3.5%", "𠀀好", "กีกา", "鿿一", "，", "ｆｕ", "a-b", "Éa", "x_y", "#1"]
+    sentences += ["".join(rng.choices(cjk + extra * 3, k=rng.randint(2, 9))) for _ in range(60)]
+    pool = sentences[::7] + extra + ["hello", "don't", "GPU", "New York", "wifi6", "ok"] * 4
+    vocabulary = ["<s>", "hello", "语音识别", "我们", "的", "是", "通义千问", "T恤衫", "<unk>"]
+    counts = [(1, 0.0), (1, 1.0), (2, 0.3), (4, 0.3), (6, 0.3), (10, 0.2), (20, 0.2), (30, 0.1), (40, 0.1), (110, 0.003)]
+    texts = [
+        punctuation_case(rng, vocabulary, rng.choices(pool, k=count), mark_rate=rate, segmenter=jieba)
+        for count, rate in counts
+    ]
+    cuts = ["|".join(split_words(sentence, jieba_usr_dict=jieba)) for sentence in sentences]
+    used = "\n".join(sentences + [USER_DICT, *("".join(case["input"].split()) for case in texts)])
+    kept = {word: count for word, count in main.items() if word in used}
+    kept["…"] = total - sum(kept.values())
+    dictionary = "\n".join(f"{word} {count}" for word, count in kept.items())
+    return {"dictionary": dictionary, "user": USER_DICT, "vocabulary": vocabulary, "cuts": cuts, "texts": texts}
 
 
 def sentence_cases(rng):
@@ -194,7 +261,8 @@ def main():
     rng = random.Random(20)
     vocabulary = ["<blank>", "<s>", "</s>", "hello", "gpu", "ok", "a,b", *dict.fromkeys(HANZI[:12]), "<unk>"]
     golden = {
-        "versions": {name: version(name) for name in ("funasr", "torch", "numpy")} | {"python": sys.version.split()[0]},
+        "versions": {name: version(name) for name in ("funasr", "torch", "numpy", "jieba")}
+        | {"python": sys.version.split()[0]},
         "vocabulary": vocabulary,
         "join": join_cases(rng),
         "pieces": piece_cases(rng),
@@ -203,6 +271,7 @@ def main():
         "punctuation": punctuation_cases(rng, vocabulary),
         "demo_punctuation": demo_cases(pathlib.Path(sys.argv[1])),
         "sentences": sentence_cases(rng),
+        "jieba": jieba_golden(random.Random(21)),
     }
     lines = []
     for key, value in golden.items():
