@@ -4,8 +4,8 @@
 //! layers and no residual between blocks. FunASR `models/fsmn_vad_streaming/encoder.py`. What the scores mean for
 //! segments is decided in [`crate::vad`].
 
-use candle_core::{D, Result, Tensor};
-use candle_nn::{VarBuilder, ops::softmax};
+use candle_core::{Result, Tensor};
+use candle_nn::{VarBuilder, ops::softmax_last_dim};
 use serde::Deserialize;
 
 use crate::nn::{FsmnBlock, FsmnBlockConfig, FsmnCache, Linear};
@@ -125,6 +125,6 @@ impl FsmnVad {
         for (block, cache) in self.blocks.iter().zip(&mut state.caches) {
             x = block.step(&x, cache)?;
         }
-        softmax(&self.out_linear2.forward(&self.out_linear1.forward(&x)?)?, D::Minus1)
+        softmax_last_dim(&self.out_linear2.forward(&self.out_linear1.forward(&x)?)?)
     }
 }
