@@ -66,7 +66,10 @@ impl Args {
             let Some((samples, last)) = pieces.next()? else { break };
             let events = stream.push(&samples, last)?;
             if self.stream_ms.is_some() && !events.is_empty() {
-                let line = json!({ "file": input.name(), "chunk": index, "segments": funasr_pairs(&events) });
+                let mut line = json!({ "chunk": index, "segments": funasr_pairs(&events) });
+                if several {
+                    line["file"] = input.name().into();
+                }
                 print_line(&line.to_string())?;
             }
             segments.extend(events.iter().filter_map(closed));
