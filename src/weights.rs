@@ -20,11 +20,10 @@ const FORMAT_VERSION: u64 = 1;
 
 /// Configuration file of a model directory.
 pub const CONFIG_FILE: &str = "config.json";
-/// Entries of the configuration that describe the files themselves.
-const FILE_ENTRIES: [&str; 3] = ["format_version", "files", "origin"];
-
 /// Tensor file of a model directory.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Entries of the configuration that describe the files themselves.
+const FILE_ENTRIES: [&str; 3] = ["format_version", "files", "origin"];
 
 /// The files of a model, opened.
 pub struct ModelFiles {

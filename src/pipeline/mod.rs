@@ -13,7 +13,8 @@ pub use recognizer::{Recognition, Recognizer};
 pub use transcript::{Segment, Transcript};
 pub use voice_detector::{DetectorStream, VoiceDetector};
 
-use crate::error::Result;
+use crate::decode::tokens::TokenList;
+use crate::error::{Error, Result};
 use crate::frontend::{Cmvn, Frontend, FrontendConfig};
 use crate::hub::ModelSource;
 use crate::weights::ModelFiles;
@@ -29,6 +30,17 @@ pub fn open_model(source: &ModelSource) -> Result<ModelFiles> {
         }
         ModelSource::Dir(directory) => ModelFiles::open(directory),
     }
+}
+
+/// The token list of a model, with the file it stands in; it has to be as long as the model's vocabulary.
+fn open_tokens(files: &ModelFiles, vocab_size: usize) -> Result<(String, TokenList)> {
+    let (file, text) = files.tokens()?;
+    let tokens = TokenList::from_json(&file, &text)?;
+    if tokens.len() != vocab_size {
+        let message = format!("{} tokens, but the model's vocab_size is {vocab_size}", tokens.len());
+        return Err(Error::config(file, message));
+    }
+    Ok((file, tokens))
 }
 
 /// The front end that a speech model's files describe.

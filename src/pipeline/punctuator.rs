@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use sha2::{Digest, Sha256};
 
-use crate::decode::tokens::TokenList;
+use super::open_tokens;
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::models::ct_transformer::{Config, CtTransformer};
@@ -35,13 +35,7 @@ impl PunctuationModel {
     pub fn load(files: &ModelFiles, compute: &Compute) -> Result<Self> {
         files.expect_class("CTTransformer")?;
         let config: Config = files.config(&["tokenizer", "tokenizer_conf"])?;
-        let (file, text) = files.tokens()?;
-        let words = TokenList::from_json(&file, &text)?;
-        if words.len() != config.vocab_size {
-            let message =
-                format!("{} words, but the model's vocab_size is {}", words.len(), config.vocab_size);
-            return Err(Error::config(file, message));
-        }
+        let (file, words) = open_tokens(files, config.vocab_size)?;
         let rules = punctuation::Config {
             punc_list: config.model_conf.punc_list.clone(),
             sentence_end_id: config.model_conf.sentence_end_id,

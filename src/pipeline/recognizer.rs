@@ -1,8 +1,9 @@
 //! Samples of speech segments -> tokens with times.
 
+use candle_core::DType;
 use rayon::prelude::*;
 
-use super::{batch, open_frontend};
+use super::{batch, open_frontend, open_tokens};
 use crate::decode::greedy::{Emission, greedy};
 use crate::decode::timestamps::{CifTrack, token_spans};
 use crate::decode::tokens::TokenList;
@@ -13,7 +14,6 @@ use crate::models::paraformer::{Config, Output, Paraformer};
 use crate::text::Token;
 use crate::text::join::{Joined, Notation, join};
 use crate::weights::ModelFiles;
-use candle_core::DType;
 
 /// What was said in one segment; times count from its start.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,13 +43,7 @@ impl Recognizer {
         files.expect_class("Paraformer")?;
         let frontend = open_frontend(files)?;
         let config: Config = files.config(&["frontend", "frontend_conf", "tokenizer", "tokenizer_conf"])?;
-        let (file, text) = files.tokens()?;
-        let tokens = TokenList::from_json(&file, &text)?;
-        if tokens.len() != config.vocab_size {
-            let message =
-                format!("{} tokens, but the model's vocab_size is {}", tokens.len(), config.vocab_size);
-            return Err(crate::Error::config(file, message));
-        }
+        let (_, tokens) = open_tokens(files, config.vocab_size)?;
         let width = frontend.config().feature_width();
         let model = files.build(compute.dtype, &compute.device, |vb| Paraformer::load(width, &config, vb))?;
         Ok(Self { frontend, model, notation: Notation::of(tokens.iter()), tokens, compute: compute.clone() })
