@@ -1,13 +1,12 @@
-//! The models against FunASR Python on random weights, stage by stage: the first stage that differs is named.
+//! Plain Paraformer, and how strictly its files are read.
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use funasr_candle::models::ct_transformer::{self, CtTransformer};
-use funasr_candle::models::fsmn_vad::{self, FsmnVad};
 use funasr_candle::models::paraformer::{self, Paraformer};
-use funasr_candle::nn::{Cif, Lengths};
+use funasr_candle::nn::Lengths;
 use serde_json::Value;
 
+use super::kept_ids;
 use crate::golden::Golden;
 
 fn paraformer(golden: &Golden) -> Paraformer {
@@ -52,16 +51,6 @@ fn check_paraformer_item(golden: &Golden, model: &Paraformer, item: usize) -> Ve
     ids
 }
 
-/// Best token of each of the first `tokens` rows, without blank, start and end.
-fn kept_ids(logits: &Tensor, item: usize, tokens: usize) -> Vec<i64> {
-    if tokens == 0 {
-        return Vec::new();
-    }
-    let logits = logits.get(item).unwrap().narrow(0, 0, tokens).unwrap();
-    let best: Vec<u32> = logits.argmax(1).unwrap().to_vec1().unwrap();
-    best.into_iter().filter(|&id| id > 2).map(i64::from).collect()
-}
-
 #[test]
 fn paraformer_stages() {
     let goldens = Golden::all("paraformer_");
@@ -94,77 +83,6 @@ fn check_paraformer_batch(golden: &Golden, model: &Paraformer, ids: &[Vec<i64>])
             golden.check(&format!("item{i}.decoder_logits"), &logits);
         }
         assert_eq!(&kept_ids(&output.decoder_logits, i, tokens), ids, "{}: ids of item {i}", golden.name);
-    }
-}
-
-#[test]
-fn cif_fires_where_funasr_does() {
-    let golden = Golden::open("cif");
-    let sequences = golden.json("sequences");
-    let sequences = sequences.as_object().unwrap();
-    assert!(sequences.len() >= 8);
-    for (name, facts) in sequences {
-        let alphas = golden.values(&format!("{name}.alphas"));
-        let with_tail = Cif::integrate(&alphas, true);
-        assert_eq!(with_tail.peaks, golden.values(&format!("{name}.fires")), "{name}: peaks");
-        let frames: Vec<i64> = with_tail.fire_frames().map(|frame| frame as i64).collect();
-        assert_eq!(frames, golden.integers(&format!("{name}.fire_frames")), "{name}: firing frames");
-        if !facts["near_integer"].as_bool().unwrap() {
-            assert_eq!(with_tail.token_num as u64, facts["floor"].as_u64().unwrap(), "{name}: token_num");
-            let rounded = Cif::integrate(&alphas, false).token_num;
-            assert_eq!(rounded as u64, facts["round"].as_u64().unwrap(), "{name}: rounded token_num");
-        }
-    }
-}
-
-#[test]
-fn fsmn_vad_scores_whole_and_in_chunks() {
-    for golden in Golden::all("fsmn_vad_") {
-        let config: fsmn_vad::Config = serde_json::from_value(golden.config(&[
-            "format_version",
-            "frontend",
-            "frontend_conf",
-            "model_conf",
-            "vocab_size",
-        ]))
-        .unwrap();
-        let model = FsmnVad::load(&config, golden.weights()).unwrap();
-        let feats = golden.tensor("feats");
-        let whole = model.step(&mut fsmn_vad::State::default(), feats).unwrap();
-        golden.check("scores", &whole);
-        let (mut state, mut at, mut chunks) = (fsmn_vad::State::default(), 0, Vec::new());
-        for count in golden.integers("chunk_frames") {
-            let chunk = feats.narrow(1, at, count as usize).unwrap();
-            chunks.push(model.step(&mut state, &chunk).unwrap());
-            at += count as usize;
-        }
-        golden.check("chunk_scores", &Tensor::cat(&chunks, 1).unwrap());
-    }
-}
-
-fn ct_transformer(golden: &Golden) -> CtTransformer {
-    let mut config = golden.config(&["format_version", "tokenizer", "tokenizer_conf"]);
-    // A training option, which the converter drops.
-    config["model_conf"].as_object_mut().unwrap().remove("ignore_id");
-    let config: ct_transformer::Config = serde_json::from_value(config).unwrap();
-    CtTransformer::load(&config, golden.weights()).unwrap()
-}
-
-#[test]
-fn ct_transformer_labels() {
-    for golden in Golden::all("ct_transformer_") {
-        let model = ct_transformer(&golden);
-        let items = golden.names().iter().filter(|name| name.ends_with(".ids")).count();
-        assert!(items >= 3);
-        for item in 0..items {
-            let ids = golden.tensor(&format!("item{item}.ids")).to_dtype(DType::U32).unwrap();
-            let words = ids.elem_count();
-            let logits = model.forward(&ids.reshape((1, words)).unwrap(), &Lengths::full(1, words)).unwrap();
-            golden.check(&format!("item{item}.logits"), &logits);
-            let labels: Vec<u32> = logits.squeeze(0).unwrap().argmax(1).unwrap().to_vec1().unwrap();
-            let labels: Vec<i64> = labels.into_iter().map(i64::from).collect();
-            assert_eq!(labels, golden.integers(&format!("item{item}.labels")), "{}", golden.name);
-        }
     }
 }
 
