@@ -49,7 +49,7 @@ fn detection(criterion: &mut Criterion) {
         b.iter(|| {
             let end_silence = EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS };
             let mut stream = detector.stream(RATE, end_silence).expect("valid rules");
-            stream.push(black_box(&samples), true)
+            detector.push(&mut stream, black_box(&samples), true)
         });
     });
 }

@@ -26,7 +26,7 @@ fn main() -> Result<()> {
     loop {
         piece.clear();
         let last = audio.read(&mut piece, rate as usize / 5)? == 0;
-        for event in stream.push(&piece, last)? {
+        for event in detector.push(&mut stream, &piece, last)? {
             match event {
                 Event::Begin { beg_ms } => println!("speech from {beg_ms} ms"),
                 Event::End { end_ms, .. } => println!("speech until {end_ms} ms"),

@@ -149,7 +149,7 @@ fn streamed(
     let stride = chunk_ms as usize * SAMPLES_PER_MS as usize;
     let count = samples.len().div_ceil(stride);
     let chunks = samples.chunks(stride).enumerate();
-    chunks.map(|(i, chunk)| stream.push(chunk, i + 1 == count).unwrap()).collect()
+    chunks.map(|(i, chunk)| detector.push(&mut stream, chunk, i + 1 == count).unwrap()).collect()
 }
 
 #[test]

@@ -206,7 +206,7 @@ impl Figure {
         let mut stream = detector.stream(*rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
         let mut chunks = samples.chunks((rate * (FILE_CHUNK_MS / 1000)) as usize).peekable();
         while let Some(chunk) = chunks.next() {
-            let events = stream.push(chunk, chunks.peek().is_none())?;
+            let events = detector.push(&mut stream, chunk, chunks.peek().is_none())?;
             self.segments.extend(events.iter().filter_map(closed));
         }
         Ok(())

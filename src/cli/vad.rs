@@ -64,7 +64,7 @@ impl Args {
         let mut pieces = Pieces::new(&mut audio, size);
         for index in 0u64.. {
             let Some((samples, last)) = pieces.next()? else { break };
-            let events = stream.push(&samples, last)?;
+            let events = detector.push(&mut stream, &samples, last)?;
             if self.stream_ms.is_some() && !events.is_empty() {
                 let mut line = json!({ "chunk": index, "segments": funasr_pairs(&events) });
                 if several {

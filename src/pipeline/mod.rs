@@ -1,6 +1,7 @@
 //! The models joined to what users ask for: speech to punctuated text with times.
 
 pub mod batch;
+mod held;
 mod offline;
 mod punctuator;
 mod recognizer;

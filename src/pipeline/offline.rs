@@ -3,6 +3,7 @@
 //! A recording is read once, minute by minute. Only the audio of the open segment and of the segments that wait for
 //! a batch is held, so memory does not depend on the length of the recording.
 
+use super::held::Held;
 use super::{PunctuationModel, Recognition, Recognizer, Segment, Transcript, VoiceDetector, batch};
 use crate::audio::AudioReader;
 use crate::error::{Error, Result};
@@ -134,12 +135,12 @@ impl Run<'_> {
             None => EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS },
         };
         let mut stream = detector.stream(rate, end_silence)?;
-        let mut held = Held { samples: Vec::new(), start: 0, rate };
+        let mut held = Held::new(rate);
         let chunk = held.count(u64::from(FILE_CHUNK_MS));
         loop {
             let new = held.samples.len();
             let last = fill(audio, &mut held.samples, chunk)?;
-            for event in stream.push(&held.samples[new..], last)? {
+            for event in detector.push(&mut stream, &held.samples[new..], last)? {
                 if let Event::End { beg_ms, end_ms } = event {
                     self.add(Piece { start_ms: beg_ms, end_ms, samples: held.cut(beg_ms, end_ms) })?;
                 }
@@ -157,7 +158,7 @@ impl Run<'_> {
     /// Takes the whole recording as one segment; returns its length in ms.
     fn whole(&mut self, audio: &mut AudioReader, mut progress: impl FnMut(u64)) -> Result<u64> {
         let rate = self.transcriber.sample_rate();
-        let mut held = Held { samples: Vec::new(), start: 0, rate };
+        let mut held = Held::new(rate);
         let limit = held.count(MAX_PIECE_MS);
         if !fill(audio, &mut held.samples, limit + 1)? {
             let minutes = MAX_PIECE_MS / 60_000;
@@ -218,34 +219,4 @@ fn fill(audio: &mut AudioReader, samples: &mut Vec<f32>, count: usize) -> Result
         }
     }
     Ok(false)
-}
-
-/// The part of a recording that is still needed.
-struct Held {
-    samples: Vec<f32>,
-    /// Samples of the recording before the first one held.
-    start: usize,
-    rate: u32,
-}
-
-impl Held {
-    fn count(&self, ms: u64) -> usize {
-        (ms * u64::from(self.rate) / 1000) as usize
-    }
-
-    fn end_ms(&self) -> u64 {
-        (self.start + self.samples.len()) as u64 * 1000 / u64::from(self.rate)
-    }
-
-    fn cut(&self, beg_ms: u64, end_ms: u64) -> Vec<f32> {
-        let [beg, end] =
-            [beg_ms, end_ms].map(|ms| self.count(ms).saturating_sub(self.start).min(self.samples.len()));
-        self.samples[beg..end.max(beg)].to_vec()
-    }
-
-    fn drop_before(&mut self, ms: u64) {
-        let count = self.count(ms).saturating_sub(self.start).min(self.samples.len());
-        self.samples.drain(..count);
-        self.start += count;
-    }
 }

@@ -66,17 +66,45 @@ impl VoiceDetector {
     ///
     /// # Errors
     /// [`crate::Error::Config`] if the segment rules of the model are unusable.
-    pub fn stream(&self, sample_rate: u32, end_silence: EndSilence) -> Result<DetectorStream<'_>> {
+    pub fn stream(&self, sample_rate: u32, end_silence: EndSilence) -> Result<DetectorStream> {
         let resampler = (sample_rate != self.sample_rate())
             .then(|| Resampler::new(sample_rate, self.sample_rate()))
             .transpose()?;
         Ok(DetectorStream {
-            detector: self,
             resampler,
             online: OnlineState::default(),
             network: State::default(),
             endpointer: Endpointer::new(&self.config, end_silence)?,
         })
+    }
+
+    /// Takes the next samples of a stream; `last` ends it and closes the open segment. The events are in order.
+    ///
+    /// # Errors
+    /// [`crate::Error::Inference`], with the op that failed.
+    pub fn push(&self, stream: &mut DetectorStream, samples: &[f32], last: bool) -> Result<Vec<Event>> {
+        let mut resampled = Vec::new();
+        let samples = match &mut stream.resampler {
+            Some(resampler) => {
+                resampler.push(samples, &mut resampled);
+                if let Some(resampler) = stream.resampler.take_if(|_| last) {
+                    resampler.finish(&mut resampled);
+                }
+                &resampled
+            }
+            None => samples,
+        };
+        let features = OnlineFrontend::new(&self.frontend).push(&mut stream.online, samples, last);
+        let scores = match features.frames() {
+            0 => Vec::new(),
+            _ => self.silence(&self.scores(&mut stream.network, features)?)?,
+        };
+        let mut events = stream.endpointer.push(samples, &scores);
+        if last {
+            events.extend(stream.endpointer.finish());
+            stream.network = State::default();
+        }
+        Ok(events)
     }
 
     /// `vad_scores [1, T, classes]` of the next feature rows.
@@ -100,46 +128,15 @@ impl VoiceDetector {
     }
 }
 
-/// The state of one stream. It does not grow.
-pub struct DetectorStream<'a> {
-    detector: &'a VoiceDetector,
+/// The state of one stream, for [`VoiceDetector::push`]. It does not grow.
+pub struct DetectorStream {
     resampler: Option<Resampler>,
     online: OnlineState,
     network: State,
     endpointer: Endpointer,
 }
 
-impl DetectorStream<'_> {
-    /// Takes the next samples; `last` ends the stream and closes the open segment. The events are in order.
-    ///
-    /// # Errors
-    /// [`crate::Error::Inference`], with the op that failed.
-    pub fn push(&mut self, samples: &[f32], last: bool) -> Result<Vec<Event>> {
-        let mut resampled = Vec::new();
-        let samples = match &mut self.resampler {
-            Some(resampler) => {
-                resampler.push(samples, &mut resampled);
-                if let Some(resampler) = self.resampler.take_if(|_| last) {
-                    resampler.finish(&mut resampled);
-                }
-                &resampled
-            }
-            None => samples,
-        };
-        let frontend = OnlineFrontend::new(&self.detector.frontend);
-        let features = frontend.push(&mut self.online, samples, last);
-        let scores = match features.frames() {
-            0 => Vec::new(),
-            _ => self.detector.silence(&self.detector.scores(&mut self.network, features)?)?,
-        };
-        let mut events = self.endpointer.push(samples, &scores);
-        if last {
-            events.extend(self.endpointer.finish());
-            self.network = State::default();
-        }
-        Ok(events)
-    }
-
+impl DetectorStream {
     /// Audio before this time is in no segment still to end.
     pub fn needed_from_ms(&self) -> u64 {
         self.endpointer.needed_from_ms()
