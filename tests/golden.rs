@@ -1,6 +1,7 @@
 //! Reading of `tests/golden/*.safetensors` and comparing with them.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -17,6 +18,17 @@ pub struct Golden {
     pub name: String,
     tensors: HashMap<String, Tensor>,
     metadata: HashMap<String, String>,
+    /// Largest error seen for each kind of stage.
+    errors: RefCell<BTreeMap<String, f32>>,
+}
+
+/// The parity table: `cargo test parity -- --nocapture` shows it.
+impl Drop for Golden {
+    fn drop(&mut self) {
+        for (stage, error) in self.errors.take() {
+            println!("parity | {:<28} | {stage:<22} | {error:.1e}", self.name);
+        }
+    }
 }
 
 impl Golden {
@@ -32,6 +44,7 @@ impl Golden {
             name: path.file_stem().unwrap().to_string_lossy().into_owned(),
             tensors: candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(),
             metadata: header.metadata().clone().unwrap_or_default(),
+            errors: RefCell::default(),
         }
     }
 
@@ -113,7 +126,20 @@ impl Golden {
         let scale = reference.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
         let error = max_error(ours, &reference) / scale;
         assert!(error <= STAGE_TOLERANCE, "{}: {stage} differs by {error:.2e} of its scale", self.name);
+        self.note(stage, error);
         error
+    }
+
+    /// Keeps the error for the table: `item3.encoder_layer_1` counts as `encoder_layer`.
+    fn note(&self, stage: &str, error: f32) {
+        let kind = stage
+            .rsplit('.')
+            .next()
+            .unwrap_or(stage)
+            .trim_end_matches(|c: char| c == '_' || c.is_ascii_digit());
+        let mut errors = self.errors.borrow_mut();
+        let worst = errors.entry(kind.to_owned()).or_default();
+        *worst = worst.max(error);
     }
 }
 

@@ -740,7 +740,7 @@ mod subtitle_files {
     use super::*;
 
     fn sentence(text: &str, start_ms: u64, end_ms: u64) -> Sentence {
-        Sentence { text: text.to_owned(), punctuation: String::new(), start_ms, end_ms }
+        Sentence { text: text.to_owned(), punctuation: String::new(), start_ms, end_ms, words: 0..0 }
     }
 
     #[test]

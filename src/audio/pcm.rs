@@ -4,8 +4,8 @@ use std::io::Read;
 
 use super::{Fault, Source};
 
-/// Frames decoded at a time.
-const BLOCK_FRAMES: usize = 4096;
+/// Frames decoded at a time: few, so that live audio from a pipe is passed on soon (64 ms at 16 kHz).
+const BLOCK_FRAMES: usize = 1024;
 
 /// How one sample is stored. Multi-byte formats are little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,17 +19,27 @@ impl Held {
     }
 
     pub(super) fn end_ms(&self) -> u64 {
-        (self.start + self.samples.len()) as u64 * 1000 / u64::from(self.rate)
+        self.end() as u64 * 1000 / u64::from(self.rate)
+    }
+
+    /// Samples since the start of the stream.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.samples.len()
+    }
+
+    /// What is held of the samples `from..to` of the stream.
+    pub(super) fn range(&self, from: usize, to: usize) -> Vec<f32> {
+        let [from, to] = [from, to].map(|at| at.saturating_sub(self.start).min(self.samples.len()));
+        self.samples[from..to.max(from)].to_vec()
     }
 
     pub(super) fn cut(&self, beg_ms: u64, end_ms: u64) -> Vec<f32> {
-        let [beg, end] =
-            [beg_ms, end_ms].map(|ms| self.count(ms).saturating_sub(self.start).min(self.samples.len()));
-        self.samples[beg..end.max(beg)].to_vec()
+        self.range(self.count(beg_ms), self.count(end_ms))
     }
 
-    pub(super) fn drop_before(&mut self, ms: u64) {
-        let count = self.count(ms).saturating_sub(self.start).min(self.samples.len());
+    /// Forgets the samples before the one at `from`.
+    pub(super) fn drop_before(&mut self, from: usize) {
+        let count = from.saturating_sub(self.start).min(self.samples.len());
         self.samples.drain(..count);
         self.start += count;
     }

@@ -103,6 +103,7 @@ fn bare_sentence(segment: &Segment) -> Option<Sentence> {
         punctuation: String::new(),
         start_ms: segment.start_ms,
         end_ms: segment.end_ms,
+        words: 0..segment.tokens.len(),
     })
 }
 
@@ -151,7 +152,7 @@ impl Run<'_> {
                 self.recognize_pending()?;
                 return Ok(end_ms);
             }
-            held.drop_before(stream.needed_from_ms());
+            held.drop_before(held.count(stream.needed_from_ms()));
         }
     }
 

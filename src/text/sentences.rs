@@ -21,13 +21,16 @@ pub struct Sentence {
     pub start_ms: u64,
     /// End of the last word.
     pub end_ms: u64,
+    /// Which of the given words it spells; a word that a mark splits belongs to both sides.
+    #[serde(skip)]
+    pub words: Range<usize>,
 }
 
 /// Cuts `text` at its `marks` (ascending byte ranges; empty ones are no mark) and times each piece by the `words` that
 /// it spells, white space and case aside. All sentences together are the whole text and cover all words; with no marks
 /// that is one sentence. A word that marks split lends its whole span to every part.
 pub fn sentences(words: &[Token], text: &str, marks: &[Range<usize>]) -> Vec<Sentence> {
-    let mut reader = Reader { words, letters_left: None, last_end_ms: 0 };
+    let mut reader = Reader { words, next: 0, letters_left: None, last_end_ms: 0 };
     let mut found = Vec::new();
     let mut begin = 0;
     let rest = text.len()..text.len();
@@ -39,13 +42,14 @@ pub fn sentences(words: &[Token], text: &str, marks: &[Range<usize>]) -> Vec<Sen
         if spoken.is_empty() && punctuation.is_empty() {
             continue;
         }
-        let (start_ms, end_ms) = reader.read(letters(spoken));
+        let (read, [start_ms, end_ms]) = reader.read(letters(spoken));
         let text = format!("{spoken}{punctuation}");
-        found.push(Sentence { text, punctuation: punctuation.to_owned(), start_ms, end_ms });
+        found.push(Sentence { text, punctuation: punctuation.to_owned(), start_ms, end_ms, words: read });
         begin = mark.end;
     }
     if let (Some(sentence), Some(word)) = (found.last_mut(), words.last()) {
         sentence.end_ms = sentence.end_ms.max(word.end_ms);
+        sentence.words.end = words.len();
     }
     found
 }
@@ -57,31 +61,37 @@ fn letters(text: &str) -> usize {
 /// Walks over words letter by letter.
 struct Reader<'a> {
     words: &'a [Token],
-    /// Letters of the first word that were not read yet; nothing if it was not begun.
+    /// The word that is read next.
+    next: usize,
+    /// Letters of that word that were not read yet; nothing if it was not begun.
     letters_left: Option<usize>,
     last_end_ms: u64,
 }
 
 impl Reader<'_> {
-    /// Reads `count` letters and returns from when to when their words were said; past the last word, its end.
-    fn read(&mut self, mut count: usize) -> (u64, u64) {
+    /// Reads `count` letters: in which words they stand, and from when to when those were said; past the last word, its
+    /// end.
+    fn read(&mut self, mut count: usize) -> (Range<usize>, [u64; 2]) {
+        let first = self.next;
+        let mut end = first;
         let mut start_ms = None;
         while count > 0
-            && let [word, later @ ..] = self.words
+            && let Some(word) = self.words.get(self.next)
         {
             let left = self.letters_left.unwrap_or_else(|| letters(&word.text));
             let taken = left.min(count);
             count -= taken;
+            end = self.next + 1;
             if taken > 0 {
                 start_ms.get_or_insert(word.start_ms);
                 self.last_end_ms = word.end_ms;
             }
             self.letters_left = Some(left - taken);
             if left == taken {
-                (self.words, self.letters_left) = (later, None);
+                (self.next, self.letters_left) = (self.next + 1, None);
             }
         }
         let start_ms = start_ms.unwrap_or(self.last_end_ms);
-        (start_ms, self.last_end_ms.max(start_ms))
+        (first..end, [start_ms, self.last_end_ms.max(start_ms)])
     }
 }
