@@ -1,6 +1,7 @@
 //! From tokens to readable text. Time lives on tokens: every stage carries spans along, none derives them from text.
 
 pub mod join;
+pub mod marks;
 pub mod segment;
 pub mod sentences;
 pub mod subtitles;
