@@ -15,6 +15,7 @@ import cif_track
 import ct_transformer
 import frontend
 import fsmn_vad
+import lstm
 import paraformer
 import torch
 from common import HERE, check_versions, sanm, token_list
@@ -50,7 +51,7 @@ def main():
     torch.set_grad_enabled(False)
     if args.full:
         return write_full(args.full, args)
-    for family in (paraformer, fsmn_vad, ct_transformer, cif_track):
+    for family in (paraformer, fsmn_vad, ct_transformer, cif_track, lstm):
         family.generate()
     frontend.generate(args.audio)
 

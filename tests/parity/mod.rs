@@ -3,6 +3,7 @@
 mod cif;
 mod ct_transformer;
 mod fsmn_vad;
+mod lstm;
 mod paraformer;
 
 use candle_core::Tensor;
