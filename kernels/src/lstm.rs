@@ -1,8 +1,8 @@
 //! The recurrent part of one LSTM direction.
 //!
-//! `[i, f, g, o] = gates[t] + h W`, `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`, from zero
-//! states. What comes from the input is a product over all steps and done before: see `Linear`. Hochreiter and
-//! Schmidhuber, "Long Short-Term Memory", 1997; gates in the order of `torch.nn.LSTM`.
+//! `[i, f, g, o] = gates[t] + h W`, `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`, from
+//! zero states. What comes from the input is a product over all steps and done before: see `Linear`. Hochreiter
+//! and Schmidhuber, "Long Short-Term Memory", 1997; gates in the order of `torch.nn.LSTM`.
 
 use std::cmp::Reverse;
 
@@ -21,8 +21,8 @@ pub struct Lstm {
 }
 
 impl Lstm {
-    /// `gates [B, T, 4 H]`, `weight [H, 4 H]` -> `[B, T, H]`. Steps after an item's end are not read and come out as
-    /// zero.
+    /// `gates [B, T, 4 H]`, `weight [H, 4 H]` -> `[B, T, H]`. Steps after an item's end are not read and come out
+    /// as zero.
     pub fn forward(&self, gates: &Tensor, weight: &Tensor) -> Result<Tensor> {
         self.lengths.check("lstm", gates)?;
         let (hidden, width) = weight.dims2()?;

@@ -19,7 +19,7 @@ pub struct LstmConfig {
     pub bidirectional: bool,
 }
 
-/// The layers. Every item of a batch gives what it gives alone: the backward direction starts at its own last step.
+/// The layers. An item of a batch gives what it gives alone: the backward direction starts at its own last step.
 #[derive(Debug, Clone)]
 pub struct Lstm {
     layers: Vec<LstmLayer>,
@@ -41,8 +41,8 @@ struct Direction {
 }
 
 impl Lstm {
-    /// Loads `weight_ih_l<k> [4 H, in]`, `weight_hh_l<k> [4 H, H]`, `bias_ih_l<k>`, `bias_hh_l<k> [4 H]` for each layer,
-    /// and the same with `_reverse` if bidirectional.
+    /// Loads `weight_ih_l<k> [4 H, in]`, `weight_hh_l<k> [4 H, H]`, `bias_ih_l<k>` and `bias_hh_l<k> [4 H]` for
+    /// each layer, and the same with `_reverse` if bidirectional.
     pub fn load(config: &LstmConfig, vb: VarBuilder) -> Result<Self> {
         let directions = if config.bidirectional { 2 } else { 1 };
         let layer = |k| {
@@ -54,8 +54,8 @@ impl Lstm {
         Ok(Self { layers: (0..config.layers).map(layer).collect::<Result<_>>()? })
     }
 
-    /// `x [B, T, in]` -> outputs of the last layer, `[B, T, H]` or, both directions side by side, `[B, T, 2 H]`; zero
-    /// after an item's end. Its last state is the row of its last step (backwards: of its first).
+    /// `x [B, T, in]` -> outputs of the last layer, `[B, T, H]` or, both directions side by side, `[B, T, 2 H]`;
+    /// zero after an item's end. Its last state is the row of its last step (backwards: of its first).
     pub fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
         lengths.check("lstm", x)?;
         let mut x = x.clone();

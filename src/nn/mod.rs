@@ -4,6 +4,7 @@
 //! tensor names; every `forward` takes `[B, T, D]` and, where padding matters, the [`Lengths`] of the batch.
 
 mod cif;
+mod cif_v3;
 mod feed_forward;
 mod fsmn;
 mod layer_norm;
@@ -14,6 +15,7 @@ mod sanm;
 mod sanm_decoder;
 
 pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
+pub use cif_v3::{CifPredictorV3, CifV3Config, UpsampleType};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
 pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
 pub use funasr_kernels::Lengths;
