@@ -100,6 +100,34 @@ fn config_holds_what_inference_reads() {
 }
 
 #[test]
+fn a_timestamp_head_keeps_its_options() {
+    let predictor = "predictor: CifPredictorV3
+predictor_conf: {idim: 4, dropout: 0.1, tail_threshold: 0.45, tf2torch_tensor_name_prefix_tf: seq2seq/cif,
+    smooth_factor2: 0.25, noise_threshold2: 0.01, upsample_times: 3, use_cif1_cnn: false, upsample_type: cnn_blstm}
+";
+    let (start, end) = (PARAFORMER.find("predictor: ").unwrap(), PARAFORMER.find("frontend: ").unwrap());
+    let config = format!("{}{predictor}{}", &PARAFORMER[..start], &PARAFORMER[end..]);
+    let config = config.replace("model: Paraformer", "model: BiCifParaformer");
+    let case = paraformer().file("config.yaml", config.as_bytes());
+    case.converted();
+    let config = case.config();
+    assert_eq!(
+        (&config["model"], &config["predictor"]),
+        (&json!("BiCifParaformer"), &json!("CifPredictorV3"))
+    );
+    let expected = json!({
+        "idim": 4,
+        "tail_threshold": 0.45,
+        "smooth_factor2": 0.25,
+        "noise_threshold2": 0.01,
+        "upsample_times": 3,
+        "use_cif1_cnn": false,
+        "upsample_type": "cnn_blstm",
+    });
+    assert_eq!(config["predictor_conf"], expected);
+}
+
+#[test]
 fn weights_carry_normalisation_and_origin() {
     let case = paraformer();
     let options = ConvertOptions { dtype: Dtype::F16, licence: Some("MIT".to_owned()), ..Default::default() };

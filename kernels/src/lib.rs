@@ -12,6 +12,7 @@ mod fsmn_memory;
 mod layer_norm;
 mod lengths;
 mod linear;
+mod lstm;
 mod simd;
 mod threads;
 
@@ -20,4 +21,5 @@ pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
 pub use linear::{Activation, Linear};
+pub use lstm::Lstm;
 pub use threads::set_threads;

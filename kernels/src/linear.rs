@@ -110,7 +110,12 @@ impl CustomOp3 for Linear<'_> {
 
 /// `y [rows, outputs] += x [rows, inputs] * weight [inputs, outputs]`, all row-major.
 #[allow(unsafe_code)]
-fn accumulate_product(x: &[f32], weight: &[f32], y: &mut [f32], [rows, inputs, outputs]: [usize; 3]) {
+pub(crate) fn accumulate_product(
+    x: &[f32],
+    weight: &[f32],
+    y: &mut [f32],
+    [rows, inputs, outputs]: [usize; 3],
+) {
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && y.len() == rows * outputs);
     // SAFETY: the lengths asserted above are what the sizes and strides passed here address.
     unsafe {

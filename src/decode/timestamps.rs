@@ -38,6 +38,11 @@ pub fn cif_wo_hidden(alphas: &[f32], threshold: f32) -> Vec<f32> {
     alphas.iter().map(weigh).collect()
 }
 
+/// The peaks that go with the weights of a timestamp head (FunASR's `CifPredictorV3.get_upsample_timestamp`).
+pub fn us_peaks(us_alphas: &[f32]) -> Vec<f32> {
+    cif_wo_hidden(us_alphas, FIRE_THRESHOLD)
+}
+
 /// `[start, end]` in ms of `count` tokens (a trailing `</s>` is not counted), `offset_ms` added before the truncation
 /// to whole milliseconds; number for number what FunASR computes in f64, including a start of as little as -30 ms (-90 ms
 /// at rate 1) for a token that fires on the first frame.

@@ -13,12 +13,12 @@ use crate::nn::{
     SanmEncoderConfig,
 };
 
-/// Configuration, with FunASR's section names.
+/// Configuration, with FunASR's section names, of a class `C` with a predictor `P` of shape `S`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct Config<C = Class, P = PredictorClass, S = CifConfig> {
     /// Model class.
-    pub model: Class,
+    pub model: C,
     /// Options of the class; all of them concern training.
     #[serde(default)]
     pub model_conf: ModelConf,
@@ -31,9 +31,9 @@ pub struct Config {
     /// Decoder shape.
     pub decoder_conf: SanmDecoderConfig,
     /// Predictor class.
-    pub predictor: PredictorClass,
+    pub predictor: P,
     /// Predictor shape.
-    pub predictor_conf: CifConfig,
+    pub predictor_conf: S,
     /// Tokens V.
     pub vocab_size: usize,
 }
@@ -82,39 +82,66 @@ pub struct Output {
     pub decoder_logits: Tensor,
 }
 
-/// The model.
+/// Encoder and decoder, with any predictor between them.
 #[derive(Debug, Clone)]
-pub struct Paraformer {
-    encoder: SanmEncoder,
-    predictor: CifPredictor,
-    decoder: SanmDecoder,
+pub(super) struct Body {
+    pub(super) encoder: SanmEncoder,
+    pub(super) decoder: SanmDecoder,
     vocab: usize,
 }
 
-impl Paraformer {
-    /// Loads `encoder.*`, `predictor.*` and `decoder.*`; `speech_width` is the width of a feature row.
-    pub fn load(speech_width: usize, config: &Config, vb: VarBuilder) -> Result<Self> {
-        let width = config.encoder_conf.output_size;
-        if config.predictor_conf.idim != width {
-            let idim = config.predictor_conf.idim;
+impl Body {
+    /// Loads `encoder.*` and `decoder.*` around a predictor of width `idim`.
+    pub(super) fn load<C, P, S>(
+        speech_width: usize,
+        config: &Config<C, P, S>,
+        idim: usize,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let (width, vocab) = (config.encoder_conf.output_size, config.vocab_size);
+        if idim != width {
             candle_core::bail!("predictor_conf.idim is {idim}, encoder_conf.output_size is {width}");
         }
-        let vocab = config.vocab_size;
         // `decoder.embed` takes part in training alone.
         if vb.contains_tensor("decoder.embed.0.weight") {
             vb.get_unchecked("decoder.embed.0.weight")?;
         }
         Ok(Self {
             encoder: SanmEncoder::load(speech_width, &config.encoder_conf, vb.pp("encoder"))?,
-            predictor: CifPredictor::load(&config.predictor_conf, vb.pp("predictor"))?,
             decoder: SanmDecoder::load(width, vocab, &config.decoder_conf, vb.pp("decoder"))?,
             vocab,
         })
     }
 
+    /// Logits `[B, L, V]` of the tokens that the predictor found.
+    pub(super) fn decode(&self, cif: &CifOutput, encoder_out: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+        if cif.token_num.max() == 0 {
+            let shape = (lengths.batch(), 0, self.vocab);
+            return Tensor::zeros(shape, encoder_out.dtype(), encoder_out.device());
+        }
+        self.decoder.forward(&cif.acoustic_embeds, &cif.token_num, encoder_out, lengths)
+    }
+}
+
+/// The model.
+#[derive(Debug, Clone)]
+pub struct Paraformer {
+    body: Body,
+    predictor: CifPredictor,
+}
+
+impl Paraformer {
+    /// Loads `encoder.*`, `predictor.*` and `decoder.*`; `speech_width` is the width of a feature row.
+    pub fn load(speech_width: usize, config: &Config, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            body: Body::load(speech_width, config, config.predictor_conf.idim, &vb)?,
+            predictor: CifPredictor::load(&config.predictor_conf, vb.pp("predictor"))?,
+        })
+    }
+
     /// The encoder.
     pub fn encoder(&self) -> &SanmEncoder {
-        &self.encoder
+        &self.body.encoder
     }
 
     /// The predictor.
@@ -124,19 +151,15 @@ impl Paraformer {
 
     /// The decoder.
     pub fn decoder(&self) -> &SanmDecoder {
-        &self.decoder
+        &self.body.decoder
     }
 
     /// Normalised features `[B, T, speech_width]` of the given lengths -> every stage.
     pub fn forward(&self, speech: &Tensor, lengths: &Lengths) -> Result<Output> {
         lengths.check("paraformer", speech)?;
-        let encoder_out = self.encoder.forward(speech, lengths)?;
+        let encoder_out = self.body.encoder.forward(speech, lengths)?;
         let cif = self.predictor.forward(&encoder_out, lengths)?;
-        let decoder_logits = if cif.token_num.max() == 0 {
-            Tensor::zeros((lengths.batch(), 0, self.vocab), speech.dtype(), speech.device())?
-        } else {
-            self.decoder.forward(&cif.acoustic_embeds, &cif.token_num, &encoder_out, lengths)?
-        };
+        let decoder_logits = self.body.decode(&cif, &encoder_out, lengths)?;
         Ok(Output { encoder_out, cif, decoder_logits })
     }
 }

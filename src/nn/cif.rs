@@ -3,7 +3,7 @@
 //! Alphas add up along time; each time the sum passes an integer a token fires, and its embedding is the sum of
 //! the frames since the last firing, weighted by their alphas, with the alpha of a firing frame split between the
 //! two tokens. Dong and Xu, "CIF: Continuous Integrate-and-Fire for End-to-End Speech Recognition", 2020; FunASR
-//! `models/paraformer/cif_predictor.py` (`CifPredictorV2`, `cif_v1`).
+//! `models/paraformer/cif_predictor.py` (`CifPredictorV2`, `cif_v1`). What version 3 adds is in `cif_v3.rs`.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -38,11 +38,11 @@ pub struct CifConfig {
     pub tail_mask: bool,
 }
 
-fn one() -> f64 {
+pub(super) fn one() -> f64 {
     1.0
 }
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 
@@ -55,7 +55,7 @@ pub struct CifOutput {
     pub token_num: Lengths,
     /// Weights of each item's frames, the tail's included.
     pub alphas: Vec<Vec<f32>>,
-    /// Fractional part of the running sum at each frame, plus 1 where a token fired.
+    /// Running sum since the last firing at each frame; where a token fired, before it took its 1.
     pub peaks: Vec<Vec<f32>>,
 }
 
@@ -66,11 +66,21 @@ pub struct CifPredictor {
     cif_conv1d: Linear,
     cif_output: Linear,
     config: CifConfig,
+    integrate: fn(&[f32], bool) -> Cif,
 }
 
 impl CifPredictor {
     /// Loads `cif_conv1d` and `cif_output`.
     pub fn load(config: &CifConfig, vb: VarBuilder) -> Result<Self> {
+        Self::load_with(config, Cif::integrate, vb)
+    }
+
+    /// [`CifPredictor::load`] with another way to integrate.
+    pub(super) fn load_with(
+        config: &CifConfig,
+        integrate: fn(&[f32], bool) -> Cif,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         if config.threshold != 1.0 {
             bail!("predictor: a threshold of {} is not supported, only 1", config.threshold);
         }
@@ -83,21 +93,16 @@ impl CifPredictor {
             )?,
             cif_output: Linear::load(width, 1, vb.pp("cif_output"))?,
             config: config.clone(),
+            integrate,
         })
     }
 
     /// `encoder_out [B, T, D]` -> tokens. An item gives the same in any batch: what lies in the padding is not read.
     pub fn forward(&self, encoder_out: &Tensor, lengths: &Lengths) -> Result<CifOutput> {
-        lengths.check("predictor", encoder_out)?;
-        let hidden = if lengths.padded() {
-            let mask = lengths.mask(encoder_out.dtype(), encoder_out.device())?;
-            encoder_out.broadcast_mul(&mask.unsqueeze(2)?)?
-        } else {
-            encoder_out.clone()
-        };
+        let hidden = without_padding(encoder_out, lengths)?;
         let alphas = self.alphas(&hidden, lengths)?;
         let tail = self.config.tail_threshold > 0.0;
-        let tracks: Vec<Cif> = alphas.iter().map(|alphas| Cif::integrate(alphas, tail)).collect();
+        let tracks: Vec<Cif> = alphas.iter().map(|alphas| (self.integrate)(alphas, tail)).collect();
         let token_num = Lengths::new(tracks.iter().map(|track| track.token_num).collect::<Vec<_>>());
         Ok(CifOutput {
             acoustic_embeds: embeds(&tracks, &hidden, &token_num)?,
@@ -107,23 +112,47 @@ impl CifPredictor {
         })
     }
 
+    /// `relu` of the convolution over `hidden [B, T, D]`, which is zero in the padding: `[B, T, D]`.
+    pub(super) fn convolve(&self, hidden: &Tensor) -> Result<Tensor> {
+        let (time, taps) = (hidden.dim(1)?, 0..=self.config.l_order + self.config.r_order);
+        let padded = hidden.pad_with_zeros(1, self.config.l_order, self.config.r_order)?;
+        let taps: Vec<Tensor> = taps.map(|tap| padded.narrow(1, tap, time)).collect::<Result<_>>()?;
+        self.cif_conv1d.forward_relu(&Tensor::cat(&taps, 2)?)
+    }
+
     /// Weights of each item's valid frames, followed by the tail's.
     fn alphas(&self, hidden: &Tensor, lengths: &Lengths) -> Result<Vec<Vec<f32>>> {
-        let config = &self.config;
-        let time = hidden.dim(1)?;
-        let padded = hidden.pad_with_zeros(1, config.l_order, config.r_order)?;
-        let taps: Vec<Tensor> = (0..=config.l_order + config.r_order)
-            .map(|tap| padded.narrow(1, tap, time))
-            .collect::<Result<_>>()?;
-        let conv = self.cif_conv1d.forward_relu(&Tensor::cat(&taps, 2)?)?;
-        let logits = self.cif_output.forward(&conv)?.squeeze(2)?.to_device(&Device::Cpu)?;
-        let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        let (smooth, noise) = (config.smooth_factor as f32, config.noise_threshold as f32);
-        let weigh = |x: &f32| (smooth / (1.0 + (-x).exp()) - noise).max(0.0);
-        let tail = (config.tail_threshold > 0.0).then_some(config.tail_threshold as f32);
-        let item = |(row, &n): (&Vec<f32>, &usize)| row[..n].iter().map(weigh).chain(tail).collect();
-        Ok(logits.iter().zip(lengths.items()).map(item).collect())
+        let CifConfig { smooth_factor, noise_threshold, tail_threshold, .. } = self.config;
+        let logits = self.cif_output.forward(&self.convolve(hidden)?)?;
+        let mut alphas = weights(&logits, lengths, [smooth_factor, noise_threshold])?;
+        if tail_threshold > 0.0 {
+            alphas.iter_mut().for_each(|alphas| alphas.push(tail_threshold as f32));
+        }
+        Ok(alphas)
     }
+}
+
+/// `[B, T, D]` with zeros in the padding.
+pub(super) fn without_padding(encoder_out: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+    lengths.check("predictor", encoder_out)?;
+    if !lengths.padded() {
+        return Ok(encoder_out.clone());
+    }
+    let mask = lengths.mask(encoder_out.dtype(), encoder_out.device())?;
+    encoder_out.broadcast_mul(&mask.unsqueeze(2)?)
+}
+
+/// `relu(sigmoid(logits) * smooth - noise)` of each item's valid frames; `logits [B, T, 1]`.
+pub(super) fn weights(
+    logits: &Tensor,
+    lengths: &Lengths,
+    [smooth, noise]: [f64; 2],
+) -> Result<Vec<Vec<f32>>> {
+    let logits = logits.squeeze(2)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let (smooth, noise) = (smooth as f32, noise as f32);
+    let weigh = |x: &f32| (smooth / (1.0 + (-x).exp()) - noise).max(0.0);
+    let item = |(row, &n): (&Vec<f32>, &usize)| row[..n].iter().map(weigh).collect();
+    Ok(logits.iter().zip(lengths.items()).map(item).collect())
 }
 
 /// The firing track of one utterance.
@@ -131,7 +160,7 @@ impl CifPredictor {
 pub struct Cif {
     /// Tokens, as FunASR counts them: from the f32 sum of the alphas, not from the firings.
     pub token_num: usize,
-    /// Fractional part of the running sum, plus 1 where a token fired.
+    /// Running sum since the last firing at each frame; where a token fired, before it took its 1.
     pub peaks: Vec<f32>,
     /// Per firing: its frame and the part of that frame's alpha that goes to the next token.
     fires: Vec<(usize, f32)>,
@@ -157,9 +186,26 @@ impl Cif {
             peaks.push(peak);
             floor_before = prefix.floor();
         }
-        let total = sum as f32;
-        let token_num = if tail { total.floor() } else { total.round_ties_even() };
-        Self { token_num: token_num as usize, peaks, fires, alphas: alphas.to_vec() }
+        Self { token_num: count(sum, tail), peaks, fires, alphas: alphas.to_vec() }
+    }
+
+    /// [`Cif::integrate`] as version 3 does it (`models/bicif_paraformer/cif_predictor.py`, `cif`): the sum is
+    /// kept in f32 and loses 1 with each firing, so that a frame fires once at most.
+    pub fn integrate_stepwise(alphas: &[f32], tail: bool) -> Self {
+        let mut sum = 0f32;
+        let mut peaks = Vec::with_capacity(alphas.len());
+        let mut fires = Vec::new();
+        for (frame, &alpha) in alphas.iter().enumerate() {
+            let missing = 1.0 - sum;
+            sum += alpha;
+            peaks.push(sum);
+            if sum >= 1.0 {
+                fires.push((frame, alpha - missing));
+                sum -= 1.0;
+            }
+        }
+        let total = alphas.iter().map(|&alpha| f64::from(alpha)).sum();
+        Self { token_num: count(total, tail), peaks, fires, alphas: alphas.to_vec() }
     }
 
     /// Frames at which a token fired.
@@ -184,6 +230,12 @@ impl Cif {
             (start, carried) = (end, Some((fire, rest)));
         }
     }
+}
+
+/// Tokens in a sum of alphas.
+fn count(sum: f64, tail: bool) -> usize {
+    let sum = sum as f32;
+    (if tail { sum.floor() } else { sum.round_ties_even() }) as usize
 }
 
 /// Weighted sums of frames as one product: `[B, L, T] x [B, T, D]`. It runs on any device, and the hidden states

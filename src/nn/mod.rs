@@ -4,20 +4,24 @@
 //! tensor names; every `forward` takes `[B, T, D]` and, where padding matters, the [`Lengths`] of the batch.
 
 mod cif;
+mod cif_v3;
 mod feed_forward;
 mod fsmn;
 mod layer_norm;
 mod linear;
+mod lstm;
 mod position;
 mod sanm;
 mod sanm_decoder;
 
 pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
+pub use cif_v3::{CifPredictorV3, CifV3Config, UpsampleType};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
 pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
 pub use funasr_kernels::Lengths;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub use lstm::{Lstm, LstmConfig};
 pub use position::add_positions;
 pub use sanm::{EncoderLayer, SanmEncoder, SanmEncoderConfig, SanmMemory};
 pub use sanm_decoder::{DecoderLayer, SanmDecoder, SanmDecoderConfig};

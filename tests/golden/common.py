@@ -173,7 +173,7 @@ def write_checkpoint(directory, config, model, tokens):
             published[section] = keys
         elif section in published:
             published[section] |= keys
-    if config["model"] == "Paraformer":
+    if config["model"] in ("Paraformer", "BiCifParaformer"):
         published["model_conf"] = {
             "ctc_weight": 0.0,
             "lsm_weight": 0.1,

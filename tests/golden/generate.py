@@ -2,7 +2,7 @@
 
     pip install funasr==1.4.16 torch==2.11.0 torchaudio==2.11.0 safetensors
     python tests/golden/generate.py                 # rewrites tests/golden/*.safetensors
-    python tests/golden/generate.py --full DIR      # published sizes, not committed (2.3 GB)
+    python tests/golden/generate.py --full DIR      # published sizes, not committed (3.2 GB)
 
 One case is one file; README.md beside this script lists the names and shapes. Everything is seeded by the name of
 the case, f32, dither 0, one thread, eval mode. Tensors are cloned before they are kept: FunASR scales some in place.
@@ -11,10 +11,12 @@ the case, f32, dither 0, one thread, eval mode. Tensors are cloned before they a
 import argparse
 from pathlib import Path
 
+import bicif
 import cif_track
 import ct_transformer
 import frontend
 import fsmn_vad
+import lstm
 import paraformer
 import torch
 from common import HERE, check_versions, sanm, token_list
@@ -26,8 +28,11 @@ def read_tokens(path):
 
 def write_full(directory, args):
     tokens = read_tokens(args.tokens) if args.tokens else token_list(8404)
-    paraformer.write_full_paraformer(directory / "paraformer", args.am_mvn, tokens)
+    config = paraformer.full_config(tokens)
+    paraformer.write_full(directory / "paraformer", paraformer.PLAIN, config, args.am_mvn, tokens)
     if not args.only_paraformer:
+        config = bicif.full_config(tokens)
+        paraformer.write_full(directory / "bicif", bicif.BICIF, config, args.am_mvn, tokens)
         ct_transformer.write_full_punctuation(directory / "ct-punc-c", 272727, sanm(256, 8, 1024, 4, 11, 0))
         ct_transformer.write_full_punctuation(directory / "ct-punc", 471067, sanm(516, 12, 2048, 12, 11, 0))
 
@@ -41,7 +46,7 @@ def main():
         help="16 kHz speech clip of 2 s or more, for the front end",
     )
     parser.add_argument("--full", type=Path, metavar="DIR", help="write published-size random models there instead")
-    parser.add_argument("--only-paraformer", action="store_true", help="with --full: leave the punctuation models out")
+    parser.add_argument("--only-paraformer", action="store_true", help="with --full: leave the other models out")
     parser.add_argument("--am-mvn", type=Path, help="with --full: CMVN file to copy (560 wide)")
     parser.add_argument("--tokens", type=Path, help="with --full: token list, `token id` per line")
     args = parser.parse_args()
@@ -50,7 +55,7 @@ def main():
     torch.set_grad_enabled(False)
     if args.full:
         return write_full(args.full, args)
-    for family in (paraformer, fsmn_vad, ct_transformer, cif_track):
+    for family in (paraformer, bicif, fsmn_vad, ct_transformer, cif_track, lstm):
         family.generate()
     frontend.generate(args.audio)
 

@@ -112,16 +112,21 @@ PARAFORMERS = {
 }
 
 
+def spread(layer, z, target):
+    """Scales and shifts the output `layer`, which gives logits `z`, so that they deviate by 1 around `target`; untuned ones
+    are nearly constant."""
+    z = z - layer.bias
+    gain = 1.0 / z.std()
+    layer.weight.mul_(gain)
+    layer.bias.fill_(math.log(target / (1 - target)) - gain * z.mean())
+
+
 def tune_alphas(model, speech, rate):
-    """Scales and shifts the CIF output layer so that alphas spread around `rate`; untuned ones are nearly constant."""
+    """Makes alphas spread around `rate`."""
     predictor, lengths = model.predictor, torch.tensor([speech.shape[1]])
     with recorded({"z": predictor.cif_output}) as outputs:
         model.calc_predictor(*model.encode(speech, lengths))
-    z = outputs["z"] - predictor.cif_output.bias
-    gain = 1.0 / z.std()
-    target = (rate + predictor.noise_threshold) / predictor.smooth_factor
-    predictor.cif_output.weight.mul_(gain)
-    predictor.cif_output.bias.fill_(math.log(target / (1 - target)) - gain * z.mean())
+    spread(predictor.cif_output, outputs["z"], (rate + predictor.noise_threshold) / predictor.smooth_factor)
 
 
 def paraformer_stages(model, speech, lengths):
@@ -155,32 +160,42 @@ def paraformer_items(model, items):
     return tensors, summary
 
 
-def write_paraformer(name, config, rate, frames):
+# What `write_case` and `write_full` need of a family: model class, tuning of its weights to a rate of tokens, dump of items.
+PLAIN = (Paraformer, tune_alphas, paraformer_items)
+
+
+def write_case(name, family, config, rate, frames):
     seed(name)
-    model = build(config, Paraformer)
-    tune_alphas(model, smooth_noise(100, feature_dim(config)), rate)
-    tensors, summary = paraformer_items(model, [smooth_noise(t, feature_dim(config)) for t in frames])
-    write(
-        HERE / f"{name}.safetensors", weights(model) | tensors, config=config, items=summary, **{"class": "Paraformer"}
-    )
+    model_class, tune, dump = family
+    model = build(config, model_class)
+    tune(model, smooth_noise(100, feature_dim(config)), rate)
+    tensors, summary = dump(model, [smooth_noise(t, feature_dim(config)) for t in frames])
+    metadata = {"config": config, "items": summary, "class": config["model"]}
+    write(HERE / f"{name}.safetensors", weights(model) | tensors, **metadata)
 
 
-def write_full_paraformer(directory, am_mvn, tokens):
-    """Paraformer-large's sizes with 150 tokens in 20 s (333 LFR frames)."""
-    seed("full_paraformer")
-    config = paraformer_config(
+def full_config(tokens):
+    """Paraformer-large's sizes."""
+    return paraformer_config(
         (80, 7, 6), sanm(512, 4, 2048, 50, 11, 0), decoder_conf(4, 2048, 16, 16, 11, 0), cif(1, 1, 0.45), len(tokens)
     )
-    model = build(config, Paraformer)
+
+
+def write_full(directory, family, config, am_mvn, tokens):
+    """A FunASR directory and its stages; 150 tokens in 20 s (333 LFR frames)."""
+    seed(f"full_{directory.name}")
+    model_class, tune, dump = family
+    model = build(config, model_class)
     items = [smooth_noise(frames, 560) for frames in (333, 183, 50)]
-    tune_alphas(model, items[0], 150 / 333)
+    tune(model, items[0], 150 / 333)
     write_checkpoint(directory, config, model, tokens)
     text = am_mvn.read_text(encoding="utf-8") if am_mvn else kaldi_cmvn([-12.0] * 560, [0.25] * 560)
     (directory / "am.mvn").write_text(text, encoding="utf-8")
-    tensors, summary = paraformer_items(model, items)
-    write(directory / "stages.safetensors", tensors, config=config, items=summary, **{"class": "Paraformer"})
+    tensors, summary = dump(model, items)
+    metadata = {"config": config, "items": summary, "class": config["model"]}
+    write(directory / "stages.safetensors", tensors, **metadata)
 
 
 def generate():
     for name, (config, rate, frames) in PARAFORMERS.items():
-        write_paraformer(name, config, rate, frames)
+        write_case(name, PLAIN, config, rate, frames)

@@ -1,8 +1,10 @@
 //! The models against FunASR Python on random weights, stage by stage: the first stage that differs is named.
 
+mod bicif;
 mod cif;
 mod ct_transformer;
 mod fsmn_vad;
+mod lstm;
 mod paraformer;
 
 use candle_core::Tensor;
