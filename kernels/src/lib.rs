@@ -15,7 +15,7 @@ mod linear;
 mod simd;
 mod threads;
 
-pub use attention::Attention;
+pub use attention::{Attention, Visible};
 pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;

@@ -15,7 +15,7 @@ mod sanm_decoder;
 pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
 pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
-pub use funasr_kernels::Lengths;
+pub use funasr_kernels::{Lengths, Visible};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use position::add_positions;

@@ -70,7 +70,7 @@ impl PunctuationModel {
     /// As [`PunctuationModel::punctuate`].
     pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
         let words = Tensor::new(ids, &self.compute.device)?.unsqueeze(0)?;
-        Ok(self.model.forward(&words, &Lengths::full(1, ids.len()))?.squeeze(0)?)
+        Ok(self.model.forward(&words, &Lengths::full(1, ids.len()), &[0])?.squeeze(0)?)
     }
 }
 
