@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
-use funasr_kernels::{Activation, Attention, FsmnMemory, LayerNorm, Lengths, Linear};
+use funasr_kernels::{Activation, Attention, FsmnMemory, LayerNorm, Lengths, Linear, Visible};
 
 /// LFR frames of 20 s.
 const T: usize = 334;
@@ -60,7 +60,7 @@ fn fsmn_memory(criterion: &mut Criterion) {
 
 fn attention(criterion: &mut Criterion) {
     let lengths = Lengths::full(1, T);
-    let op = Attention { heads: H, queries: lengths.clone(), keys: lengths };
+    let op = Attention { heads: H, queries: lengths.clone(), keys: lengths, visible: Visible::All };
     let [q, k, v] = [(); 3].map(|()| random(&[1, T, D]));
     compare(criterion, "attention_4_heads", || op.forward(&q, &k, &v), || op.reference(&q, &k, &v));
 }

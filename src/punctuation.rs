@@ -1,5 +1,7 @@
 //! Punctuation of plain text around a CT-Transformer (`funasr/models/ct_transformer/model.py`, `inference`): words,
-//! windows, text. The network itself is a closure from word ids to labels.
+//! windows, text. The network itself is a closure from word ids to labels. Text that goes on is in [`realtime`].
+
+pub mod realtime;
 
 use std::borrow::Cow;
 use std::iter::repeat_n;
@@ -107,23 +109,11 @@ impl Punctuator {
     ///
     /// # Errors
     /// Those of `label`, and [`Error::Inference`] if it returns another number of labels or one beyond `punc_list`.
-    pub fn punctuate(
-        &self,
-        text: &str,
-        mut label: impl FnMut(&[u32]) -> Result<Vec<u32>>,
-    ) -> Result<Punctuated> {
+    pub fn punctuate(&self, text: &str, label: impl FnMut(&[u32]) -> Result<Vec<u32>>) -> Result<Punctuated> {
         let words = self.words(text);
         let ids = self.ids(&words);
         let mut writer = Writer { marks: &self.marks, raise: true, out: Punctuated::default() };
-        let (mut begin, mut end) = (0, 0);
-        while end < words.len() {
-            end = words.len().min(end + GROUP_WORDS);
-            let mut labels = label(&ids[begin..end])?;
-            self.check(&labels, end - begin)?;
-            let ready = if end == words.len() { end - begin } else { self.cut(&mut labels) };
-            writer.write(&words[begin..begin + ready], &labels[..ready]);
-            begin += ready;
-        }
+        self.label(&ids, label, |ready, labels| writer.write(&words[ready], labels))?;
         let punctuated = writer.finish(self.sentence_end);
         Ok(if self.segmenter.is_some() { per_letter(punctuated, &words) } else { punctuated })
     }
@@ -144,6 +134,25 @@ impl Punctuator {
         words.iter().map(|word| self.vocabulary.id(word)).collect()
     }
 
+    /// Labels `ids` window by window; `give_out` gets each stretch of words that is done, with its labels.
+    fn label(
+        &self,
+        ids: &[u32],
+        mut label: impl FnMut(&[u32]) -> Result<Vec<u32>>,
+        mut give_out: impl FnMut(Range<usize>, &[u32]),
+    ) -> Result<()> {
+        let (mut begin, mut end) = (0, 0);
+        while end < ids.len() {
+            end = ids.len().min(end + GROUP_WORDS);
+            let mut labels = label(&ids[begin..end])?;
+            self.check(&labels, end - begin)?;
+            let ready = if end == ids.len() { end - begin } else { self.cut(&mut labels) };
+            give_out(begin..begin + ready, &labels[..ready]);
+            begin += ready;
+        }
+        Ok(())
+    }
+
     fn check(&self, labels: &[u32], words: usize) -> Result<()> {
         if labels.len() != words {
             return Err(Error::inference(format!("{} punctuation labels for {words} words", labels.len())));
@@ -160,20 +169,22 @@ impl Punctuator {
     /// How many words of a window that is not the last can be given out: up to its last sentence end, leaving at least
     /// one word of right context; of a long one up to its last comma, which becomes a sentence end.
     fn cut(&self, labels: &mut [u32]) -> usize {
-        let last = |labels: &[u32], is: fn(&Mark) -> bool| {
-            (2..labels.len().saturating_sub(1)).rev().find(|&i| is(&self.marks[labels[i] as usize]))
-        };
-        if let Some(end) = last(labels, Mark::ends_sentence) {
+        if let Some(end) = self.last(labels, Mark::ends_sentence) {
             return end + 1;
         }
         if labels.len() > LONG_WINDOW_WORDS
-            && let Some(comma) = last(labels, Mark::is_comma)
+            && let Some(comma) = self.last(labels, Mark::is_comma)
         {
             labels[comma] = self.sentence_end;
             return comma + 1;
         }
         // The next window would be longer than allowed.
         if labels.len() + GROUP_WORDS > MAX_WINDOW_WORDS { labels.len() } else { 0 }
+    }
+
+    /// The last word with such a mark, but for the first two and the last one.
+    fn last(&self, labels: &[u32], is: fn(&Mark) -> bool) -> Option<usize> {
+        (2..labels.len().saturating_sub(1)).rev().find(|&i| is(&self.marks[labels[i] as usize]))
     }
 }
 

@@ -308,6 +308,28 @@ fn punctuate_takes_arguments_or_lines() {
 }
 
 #[test]
+fn punctuate_goes_on_from_line_to_line() {
+    let desk = Desk::new();
+    let command = ["punctuate", "--offline", "--stream", "--model", "demo-punc-realtime"];
+    let lines = ["会议室在四", "", "楼请带上", "你的电脑hello", "你好"];
+    let expected = "会议室在四\n\n楼，请带上\n你的电脑。hello，\n你好，\n";
+    assert_eq!(desk.run(&[&command[..], &lines].concat()).ok(), expected);
+    assert_eq!(desk.run_with(&command, lines.join("\n").as_bytes()).ok(), expected);
+    assert_eq!(desk.run_with(&command, b"").ok(), "");
+    assert_eq!(desk.run_with(&command, b"\n\n").ok(), "\n\n");
+    // Without a model named it is the embedded one, with a note.
+    let outcome = desk.run(&["punctuate", "--offline", "--stream", lines[0], lines[2]]);
+    let note: Vec<&str> = outcome.stderr.lines().collect();
+    assert!(note.len() == 1 && note[0].contains("`demo-punc-realtime`"), "{note:?}");
+    // What came before a line that cannot be read is complete.
+    let outcome = desk.run_with(&command, b"\xe4\xbd\xa0\xe5\xa5\xbd\n\xff\n");
+    assert_eq!(outcome.stdout, "你好，\n");
+    assert!(outcome.errors()[0].contains("stdin"), "{}", outcome.stderr);
+    let outcome = desk.run(&["punctuate", "--offline", "--stream", "--model", "demo-punc", "你好"]);
+    assert!(outcome.error().contains("CTTransformerStreaming"), "{}", outcome.stderr);
+}
+
+#[test]
 fn models_are_listed_and_described() {
     let desk = Desk::new();
     let models = |args: &[&str]| desk.run(&[&["models", "--offline"], args].concat());
@@ -350,7 +372,7 @@ fn inspect_writes_the_stages_of_each_class() {
     let file = eval("short_07");
     // 35 819 samples: 222 frames of 25 ms every 10 ms, 37 LFR rows, one more alpha for the tail.
     type Stages = &'static [(&'static str, &'static [usize])];
-    let cases: [(&[&str], Stages); 3] = [
+    let cases: [(&[&str], Stages); 4] = [
         (
             &["--model", "demo", "--audio", &file],
             &[
@@ -371,6 +393,10 @@ fn inspect_writes_the_stages_of_each_class() {
             &[("fbank", &[1, 222, 80]), ("lfr", &[1, 222, 400]), ("vad_scores", &[1, 222, 248])],
         ),
         (&["--model", "demo-punc", "--text", "你好我是"], &[("ids", &[1, 4]), ("punc_logits", &[1, 4, 6])]),
+        (
+            &["--model", "demo-punc-realtime", "--text", "你好"],
+            &[("ids", &[1, 2]), ("punc_logits", &[1, 2, 6])],
+        ),
     ];
     for (args, expected) in cases {
         let stdout = desk.run(&[&["inspect", "--offline", "--out", "out.safetensors"], args].concat()).ok();

@@ -11,6 +11,7 @@ mod hub;
 mod layering;
 mod padding;
 mod parity;
+mod punctuation_realtime;
 mod regression;
 mod text;
 mod vad;

@@ -1,14 +1,39 @@
 //! Multi-head scaled dot-product attention over padded keys.
 //!
-//! `y = softmax(Q K^T / sqrt(D / H)) V` per head; padded keys have weight 0 and padded queries give 0. The fast
-//! version reads the heads in place (no transposes, no copies) and never looks at padding.
+//! `y = softmax(Q K^T / sqrt(D / H)) V` per head; padded keys, and keys that a query may not see, have weight 0, and
+//! padded queries give 0. The fast version reads the heads in place (no transposes, no copies) and never looks at padding.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::softmax;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::{Lengths, cpu, simd};
+
+/// Which keys a query sees: the first ones, up to a number that depends on its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
+    /// Every valid key.
+    All,
+    /// Those up to its own place.
+    Past,
+    /// For each item an index p: queries before p - 1 see the p keys before it, the others and those of p = 0 all.
+    Split(Arc<[usize]>),
+}
+
+impl Visible {
+    /// How many of `keys` valid keys query `row` of item `b` sees.
+    fn count(&self, b: usize, row: usize, keys: usize) -> usize {
+        match self {
+            Self::All => keys,
+            Self::Past => keys.min(row + 1),
+            Self::Split(indexes) if row + 1 < indexes[b] => keys.min(indexes[b]),
+            Self::Split(_) => keys,
+        }
+    }
+}
 
 /// Attention of one layer, for one batch.
 #[derive(Debug, Clone)]
@@ -19,6 +44,8 @@ pub struct Attention {
     pub queries: Lengths,
     /// Valid frames of keys and values.
     pub keys: Lengths,
+    /// Which of them a query sees.
+    pub visible: Visible,
 }
 
 impl Attention {
@@ -29,6 +56,11 @@ impl Attention {
         self.keys.check("attention", v)?;
         if self.heads == 0 || !q.dim(2)?.is_multiple_of(self.heads) {
             bail!("attention: a width of {} cannot be split into {} heads", q.dim(2)?, self.heads);
+        }
+        if let Visible::Split(indexes) = &self.visible
+            && indexes.len() != self.keys.batch()
+        {
+            bail!("attention: {} split indexes for {} items", indexes.len(), self.keys.batch());
         }
         if !cpu::is_f32_on_cpu(q) {
             return self.reference(q, k, v);
@@ -44,12 +76,25 @@ impl Attention {
         };
         let scale = ((width / self.heads) as f64).powf(-0.5);
         let scores = (split(q)? * scale)?.matmul(&split(k)?.t()?)?;
-        let key_mask = self.keys.mask(q.dtype(), q.device())?.reshape((batch, 1, 1, self.keys.max()))?;
+        let mask = self.mask()?.to_device(q.device())?.to_dtype(q.dtype())?;
         // Finite, so that an item without any valid key gives 0 below and not NaN.
-        let penalty = ((1.0 - &key_mask)? * -1e4)?;
-        let weights = softmax(&scores.broadcast_add(&penalty)?, D::Minus1)?.broadcast_mul(&key_mask)?;
+        let penalty = ((1.0 - &mask)? * -1e4)?;
+        let weights = softmax(&scores.broadcast_add(&penalty)?, D::Minus1)?.broadcast_mul(&mask)?;
         let y = weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, time, width))?;
         y.broadcast_mul(&self.queries.mask(q.dtype(), q.device())?.unsqueeze(2)?)
+    }
+
+    /// 1 for keys that are seen and 0 for others, `[B, 1, Tq, Tk]`; one row for all queries if they see the same.
+    fn mask(&self) -> Result<Tensor> {
+        let rows = if self.visible == Visible::All { 1 } else { self.queries.max() };
+        let mut mask = Vec::with_capacity(self.keys.batch() * rows * self.keys.max());
+        for (b, &keys) in self.keys.items().iter().enumerate() {
+            for row in 0..rows {
+                let count = self.visible.count(b, row, keys);
+                mask.extend((0..self.keys.max()).map(|key| f32::from(key < count)));
+            }
+        }
+        Tensor::from_vec(mask, (self.keys.batch(), 1, rows, self.keys.max()), &Device::Cpu)
     }
 }
 
@@ -80,7 +125,8 @@ impl CustomOp3 for Attention {
             .map(|i| {
                 let (b, column) = (i / self.heads, i % self.heads * head_width);
                 let lengths = [self.queries.items()[b], self.keys.items()[b]];
-                attend([q, k, v].map(|x| head(x, b, column)), lengths, head_width)
+                let seen = |row| self.visible.count(b, row, lengths[1]);
+                attend([q, k, v].map(|x| head(x, b, column)), lengths, head_width, seen)
             })
             .collect();
         let mut y = vec![0f32; q.batch * q.time * q.width];
@@ -103,8 +149,13 @@ fn head<'a>(rows: cpu::Rows<'a>, b: usize, column: usize) -> Block<'a> {
     (values.get(column..).unwrap_or(&[]), stride)
 }
 
-/// One head of one item: `[queries, width]`.
-fn attend([q, k, v]: [Block<'_>; 3], [queries, keys]: [usize; 2], width: usize) -> Vec<f32> {
+/// One head of one item: `[queries, width]`; a query sees the first `seen(row)` keys.
+fn attend(
+    [q, k, v]: [Block<'_>; 3],
+    [queries, keys]: [usize; 2],
+    width: usize,
+    seen: impl Fn(usize) -> usize,
+) -> Vec<f32> {
     let mut y = vec![0f32; queries * width];
     if queries == 0 || keys == 0 {
         return y;
@@ -113,7 +164,13 @@ fn attend([q, k, v]: [Block<'_>; 3], [queries, keys]: [usize; 2], width: usize) 
     product(&mut scores, [queries, keys, width], q, (k.0, 1, k.1), (width as f32).powf(-0.5));
     simd::dispatch(
         #[inline(always)]
-        || scores.chunks_exact_mut(keys).for_each(softmax_row),
+        || {
+            for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
+                let (scores, hidden) = scores.split_at_mut(seen(row));
+                softmax_row(scores);
+                hidden.fill(0.0);
+            }
+        },
     );
     product(&mut y, [queries, width, keys], (&scores, keys), (v.0, v.1, 1), 1.0);
     y

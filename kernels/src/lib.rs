@@ -16,7 +16,7 @@ mod lstm;
 mod simd;
 mod threads;
 
-pub use attention::Attention;
+pub use attention::{Attention, Visible};
 pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;

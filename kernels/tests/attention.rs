@@ -1,9 +1,10 @@
-use funasr_kernels::{Attention, Lengths};
+use funasr_kernels::{Attention, Lengths, Visible};
 
 use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
 
 fn attention(heads: usize, queries: &[usize], keys: &[usize]) -> Attention {
-    Attention { heads, queries: Lengths::new(queries.to_vec()), keys: Lengths::new(keys.to_vec()) }
+    let (queries, keys) = (Lengths::new(queries.to_vec()), Lengths::new(keys.to_vec()));
+    Attention { heads, queries, keys, visible: Visible::All }
 }
 
 #[test]
@@ -36,6 +37,27 @@ fn padding_is_neither_read_nor_written() {
     assert_eq!(values(&y), [5., 0., 0., 0., 3., 3.]);
 }
 
+/// Equal scores, so the output is the mean of the values seen.
+#[test]
+fn hidden_keys_have_no_weight() {
+    let zeros = tensor(&[0.; 8], &[2, 4, 1]);
+    let v = tensor(&[1., 3., 8., 16., 2., 4., 9., f32::NAN], &[2, 4, 1]);
+    let all = [7.0, 7.0, 7.0, 7.0, 5., 5., 5., 0.];
+    let cases = [
+        (Visible::All, all),
+        (Visible::Past, [1., 2., 4., 7., 2., 3., 5., 0.]),
+        (Visible::Split([0, 1].into()), all),
+        // Only queries before p - 1 are limited; p beyond the keys limits none.
+        (Visible::Split([2, 3].into()), [2., 7., 7., 7., 5., 5., 5., 0.]),
+        (Visible::Split([3, 2].into()), [4., 4., 7., 7., 3., 5., 5., 0.]),
+        (Visible::Split([4, 9].into()), all),
+    ];
+    for (visible, expected) in cases {
+        let op = Attention { visible, ..attention(1, &[4, 3], &[4, 3]) };
+        assert_eq!(values(&op.forward(&zeros, &zeros, &v).unwrap()), expected, "{:?}", op.visible);
+    }
+}
+
 #[test]
 fn large_scores_do_not_overflow() {
     let q = tensor(&[1e4, -1e4], &[1, 2, 1]);
@@ -51,8 +73,16 @@ fn fast_equals_reference() {
         let [batch, heads] = [random.within(1, 4), random.within(1, 5)];
         let [queries, keys] = [random.within(1, 30), random.within(1, 50)];
         let width = heads * random.within(1, 20);
-        let op =
-            Attention { heads, queries: random.lengths(batch, queries), keys: random.lengths(batch, keys) };
+        let op = Attention {
+            heads,
+            queries: random.lengths(batch, queries),
+            keys: random.lengths(batch, keys),
+            visible: match round % 3 {
+                0 => Visible::All,
+                1 => Visible::Past,
+                _ => Visible::Split((0..batch).map(|_| random.within(0, keys + 2)).collect()),
+            },
+        };
         let q = (random.rows(batch, queries, width) * 3.0).unwrap();
         let (k, v) = (random.rows(batch, keys, width), random.rows(batch, keys, width));
         let fast = op.forward(&q, &k, &v).unwrap();
@@ -82,6 +112,8 @@ fn misfits_name_op_and_shapes() {
     assert_refused(op.forward(&q, &kv, &q), &["attention", "[1, 3, 4]", "[1, 5"]);
     assert_refused(op.forward(&q, &ones(&[1, 5, 6]), &kv), &["attention", "[1, 3, 4]", "[1, 5, 6]"]);
     assert_refused(op.forward(&q, &kv, &ones(&[1, 5, 2])), &["attention", "[1, 3, 4]", "[1, 5, 2]"]);
+    let split = Attention { visible: Visible::Split([1, 2].into()), ..op.clone() };
+    assert_refused(split.forward(&q, &kv, &kv), &["attention", "2 split indexes", "1 items"]);
     for heads in [0, 3] {
         let op = Attention { heads, ..op.clone() };
         assert_refused(op.forward(&q, &kv, &kv), &["attention", "4", &heads.to_string()]);

@@ -77,7 +77,7 @@ impl Args {
         let mut found = Inspection::default();
         match files.class()? {
             "FsmnVADStreaming" => self.detect(&VoiceDetector::load(&files, &compute)?, &mut found)?,
-            "CTTransformer" => {
+            "CTTransformer" | "CTTransformerStreaming" => {
                 self.punctuate(&PunctuationModel::load(&files, &compute)?, &files, &mut found)?;
             }
             _ => {
@@ -156,7 +156,7 @@ impl Args {
         if ids.is_empty() {
             return Err(Error::Unsupported("--text holds no words".into()));
         }
-        found.add("punc_logits", model.logits(&ids)?.unsqueeze(0)?);
+        found.add("punc_logits", model.logits(&ids, 0)?.unsqueeze(0)?);
         found.add("ids", rows(&[ids])?);
         Ok(())
     }

@@ -65,8 +65,10 @@ pub enum Role {
     Recognition,
     /// Voice activity detection.
     VoiceDetection,
-    /// Punctuation.
+    /// Punctuation of whole texts.
     Punctuation,
+    /// Punctuation of text that goes on.
+    RealtimePunctuation,
 }
 
 impl Role {
@@ -76,6 +78,7 @@ impl Role {
             Self::Recognition => (&["paraformer-large"], "demo"),
             Self::VoiceDetection => (&[], "fsmn-vad"),
             Self::Punctuation => (&["ct-punc-c"], "demo-punc"),
+            Self::RealtimePunctuation => (&["ct-punc-realtime"], "demo-punc-realtime"),
         }
     }
 }
@@ -97,9 +100,9 @@ fn default_name(role: Role, options: &HubOptions) -> String {
             "note: no model is named or installed, so this is the embedded demonstration model `demo` (synthetic \
              speech, closed vocabulary); see `funasr-candle models list`",
         ),
-        Role::Punctuation => note(
-            "note: no punctuation model is named or installed, so this is the embedded demonstration model `demo-punc`",
-        ),
+        Role::Punctuation | Role::RealtimePunctuation => note(&format!(
+            "note: no punctuation model is named or installed, so this is the embedded demonstration model `{embedded}`",
+        )),
         Role::VoiceDetection => {}
     }
     embedded.to_owned()

@@ -34,6 +34,7 @@ macro_rules! embedded {
 const EMBEDDED: &[Embedded] = embedded![
     "demo": "Demonstration Paraformer: synthetic Mandarin, closed vocabulary" with "tokens.json",
     "demo-punc": "Demonstration punctuation for the texts of `demo`" with "tokens.json",
+    "demo-punc-realtime": "Demonstration punctuation while a text goes on, for the texts of `demo`" with "tokens.json",
     "fsmn-vad": "Voice activity detection, the published FunASR weights",
 ];
 #[cfg(not(feature = "embedded-models"))]

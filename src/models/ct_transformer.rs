@@ -1,14 +1,15 @@
 //! CT-Transformer: one punctuation label a word.
 //!
 //! Word embeddings, a SANM encoder, one linear layer. Chen et al., "Controllable Time-Delay Transformer for
-//! Real-Time Punctuation Prediction and Disfluency Detection", 2020; FunASR `models/ct_transformer/model.py`.
-//! How text is cut into words and windows is decided in [`crate::punctuation`].
+//! Real-Time Punctuation Prediction and Disfluency Detection", 2020; FunASR `models/ct_transformer/model.py` and
+//! `models/ct_transformer_streaming/{model,encoder}.py`. How text is cut into words and windows is decided in
+//! [`crate::punctuation`].
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 
-use crate::nn::{Lengths, Linear, SanmEncoder, SanmEncoderConfig};
+use crate::nn::{Lengths, Linear, SanmEncoder, SanmEncoderConfig, Visible};
 
 /// Configuration, with FunASR's section names.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,7 +19,7 @@ pub struct Config {
     pub model: Class,
     /// Widths and labels.
     pub model_conf: ModelConf,
-    /// Encoder class.
+    /// Encoder class, that of the model class.
     pub encoder: EncoderClass,
     /// Encoder shape.
     pub encoder_conf: SanmEncoderConfig,
@@ -26,18 +27,32 @@ pub struct Config {
     pub vocab_size: usize,
 }
 
-/// The class this file implements.
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// The classes this file implements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Class {
-    /// Offline punctuation.
+    /// Whole texts: a word sees all others.
     CTTransformer,
+    /// Text that goes on: a word sees those before it, and in the last layer some of those after it.
+    CTTransformerStreaming,
 }
 
-/// Supported encoders.
-#[derive(Debug, Clone, Copy, Deserialize)]
+impl Class {
+    /// The encoder of this class.
+    pub fn encoder(self) -> EncoderClass {
+        match self {
+            Self::CTTransformer => EncoderClass::SANMEncoder,
+            Self::CTTransformerStreaming => EncoderClass::SANMVadEncoder,
+        }
+    }
+}
+
+/// Supported encoders: the layers of [`SanmEncoder`], which differ in what a word sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum EncoderClass {
-    /// See [`SanmEncoder`].
+    /// Everything.
     SANMEncoder,
+    /// See [`CtTransformer::visible`].
+    SANMVadEncoder,
 }
 
 /// `model_conf`, with FunASR's key names.
@@ -62,6 +77,7 @@ fn full_stop() -> u32 {
 /// The network.
 #[derive(Debug, Clone)]
 pub struct CtTransformer {
+    class: Class,
     embed: Tensor,
     encoder: SanmEncoder,
     decoder: Linear,
@@ -70,18 +86,57 @@ pub struct CtTransformer {
 impl CtTransformer {
     /// Loads `embed.weight`, `encoder.*` and `decoder`.
     pub fn load(config: &Config, vb: VarBuilder) -> Result<Self> {
+        let (class, encoder) = (config.model, config.encoder);
+        if encoder != class.encoder() {
+            bail!("encoder is {encoder:?}, but a {class:?} has a {:?}", class.encoder());
+        }
         let ModelConf { embed_unit, att_unit, ref punc_list, .. } = config.model_conf;
         Ok(Self {
+            class,
             embed: vb.get((config.vocab_size, embed_unit), "embed.weight")?,
             encoder: SanmEncoder::load(embed_unit, &config.encoder_conf, vb.pp("encoder"))?,
             decoder: Linear::load(att_unit, punc_list.len(), vb.pp("decoder"))?,
         })
     }
 
-    /// Word ids `[B, T]` (u32) of the given lengths -> `punc_logits [B, T, labels]`.
-    pub fn forward(&self, words: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+    /// The class it was loaded as.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &SanmEncoder {
+        &self.encoder
+    }
+
+    /// The encoder's input of word ids `[B, T]` (u32): `[B, T, embed_unit]`, scaled, with position code.
+    pub fn embed(&self, words: &Tensor) -> Result<Tensor> {
         let (batch, time) = words.dims2()?;
         let embedded = self.embed.index_select(&words.flatten_all()?, 0)?.reshape((batch, time, ()))?;
-        self.decoder.forward(&self.encoder.forward(&embedded, lengths)?)
+        self.encoder.embed(&embedded)
+    }
+
+    /// Which words a word sees in the encoder layer of this index. In real time each sees the past, so that a label
+    /// does not wait for words to come; in the last layer also the words after it, but those before the last known one
+    /// see no new ones. `vad_indexes` holds for each item how many words are known.
+    pub fn visible(&self, layer: usize, vad_indexes: &[usize]) -> Visible {
+        match self.class {
+            Class::CTTransformer => Visible::All,
+            // A first layer that is the only one sees the past, as in FunASR.
+            Class::CTTransformerStreaming if layer > 0 && layer + 1 == self.encoder.layers().len() => {
+                Visible::Split(vad_indexes.into())
+            }
+            Class::CTTransformerStreaming => Visible::Past,
+        }
+    }
+
+    /// Word ids `[B, T]` (u32) of the given lengths -> `punc_logits [B, T, labels]`. For the `vad_indexes` of a
+    /// real-time model see [`CtTransformer::visible`]; the other reads none.
+    pub fn forward(&self, words: &Tensor, lengths: &Lengths, vad_indexes: &[usize]) -> Result<Tensor> {
+        let mut x = self.embed(words)?;
+        for (i, layer) in self.encoder.layers().iter().enumerate() {
+            x = layer.forward_visible(&x, lengths, self.visible(i, vad_indexes))?;
+        }
+        self.decoder.forward(&self.encoder.after_norm().forward(&x)?)
     }
 }

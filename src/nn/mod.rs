@@ -18,7 +18,7 @@ pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
 pub use cif_v3::{CifPredictorV3, CifV3Config, UpsampleType};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
 pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
-pub use funasr_kernels::Lengths;
+pub use funasr_kernels::{Lengths, Visible};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use lstm::{Lstm, LstmConfig};

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use funasr_kernels::{Attention, FsmnMemory};
+use funasr_kernels::{Attention, FsmnMemory, Visible};
 use serde::Deserialize;
 
 use super::{FeedForward, LayerNorm, Lengths, Linear, add_positions};
@@ -141,13 +141,20 @@ impl SanmAttention {
     }
 
     /// `[B, T, in]` -> `[B, T, D]`, plus `residual` if there is one.
-    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, lengths: &Lengths) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        lengths: &Lengths,
+        visible: Visible,
+    ) -> Result<Tensor> {
         let qkv = self.linear_q_k_v.forward(x)?;
         let width = qkv.dim(2)? / 3;
         let [q, k, v] = [0, 1, 2].map(|i| qkv.narrow(2, i * width, width));
         let (q, k, v) = (q?, k?, v?);
         let memory = self.memory.forward(&v, lengths)?;
-        let attention = Attention { heads: self.heads, queries: lengths.clone(), keys: lengths.clone() };
+        let (queries, keys) = (lengths.clone(), lengths.clone());
+        let attention = Attention { heads: self.heads, queries, keys, visible };
         let addends: Vec<&Tensor> = [&memory].into_iter().chain(residual).collect();
         self.linear_out.forward_add(&attention.forward(&q, &k, &v)?, &addends)
     }
@@ -178,7 +185,13 @@ impl EncoderLayer {
 
     /// `[B, T, in]` -> `[B, T, D]`.
     pub fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-        let x = self.self_attn.forward(&self.norm1.forward(x)?, self.residual.then_some(x), lengths)?;
+        self.forward_visible(x, lengths, Visible::All)
+    }
+
+    /// The same where the attention of a frame may be limited; the memory is not.
+    pub fn forward_visible(&self, x: &Tensor, lengths: &Lengths, visible: Visible) -> Result<Tensor> {
+        let residual = self.residual.then_some(x);
+        let x = self.self_attn.forward(&self.norm1.forward(x)?, residual, lengths, visible)?;
         self.feed_forward.forward_add(&self.norm2.forward(&x)?, &x)
     }
 }

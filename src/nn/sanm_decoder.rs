@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use funasr_kernels::Attention;
+use funasr_kernels::{Attention, Visible};
 use serde::Deserialize;
 
 use super::{DecoderFeedForward, LayerNorm, Lengths, Linear, SanmMemory};
@@ -70,7 +70,12 @@ impl CrossAttention {
         let q = self.linear_q.forward(x)?;
         let kv = self.linear_k_v.forward(memory)?;
         let width = q.dim(2)?;
-        let attention = Attention { heads: self.heads, queries: tokens.clone(), keys: frames.clone() };
+        let attention = Attention {
+            heads: self.heads,
+            queries: tokens.clone(),
+            keys: frames.clone(),
+            visible: Visible::All,
+        };
         let attended = attention.forward(&q, &kv.narrow(2, 0, width)?, &kv.narrow(2, width, width)?)?;
         self.linear_out.forward_add(&attended, &[residual])
     }

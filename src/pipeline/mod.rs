@@ -21,7 +21,7 @@ use crate::hub::ModelSource;
 use crate::weights::ModelFiles;
 
 /// FunASR's model classes that run here.
-pub const CLASSES: [&str; 3] = ["Paraformer", "FsmnVADStreaming", "CTTransformer"];
+pub const CLASSES: [&str; 4] = ["Paraformer", "FsmnVADStreaming", "CTTransformer", "CTTransformerStreaming"];
 
 /// Opens the files of a resolved model.
 pub fn open_model(source: &ModelSource) -> Result<ModelFiles> {

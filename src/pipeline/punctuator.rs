@@ -6,8 +6,9 @@ use sha2::{Digest, Sha256};
 use super::open_tokens;
 use crate::device::Compute;
 use crate::error::{Error, Result};
-use crate::models::ct_transformer::{Config, CtTransformer};
+use crate::models::ct_transformer::{Class, Config, CtTransformer};
 use crate::nn::Lengths;
+use crate::punctuation::realtime::{Cache, Continuation};
 use crate::punctuation::{self, Punctuated, Punctuator};
 use crate::text::segment::Segmenter;
 use crate::weights::ModelFiles;
@@ -25,15 +26,18 @@ pub struct PunctuationModel {
     model: CtTransformer,
     punctuator: Punctuator,
     compute: Compute,
+    origin: String,
 }
 
 impl PunctuationModel {
-    /// Loads a CT-Transformer.
+    /// Loads a CT-Transformer, for whole texts or for real time.
     ///
     /// # Errors
     /// Files that are incomplete or do not fit each other, naming the key, tensor or word.
     pub fn load(files: &ModelFiles, compute: &Compute) -> Result<Self> {
-        files.expect_class("CTTransformer")?;
+        if files.class()? != "CTTransformerStreaming" {
+            files.expect_class("CTTransformer")?;
+        }
         let config: Config = files.config(&["tokenizer", "tokenizer_conf"])?;
         let (file, words) = open_tokens(files, config.vocab_size)?;
         let rules = punctuation::Config {
@@ -41,22 +45,45 @@ impl PunctuationModel {
             sentence_end_id: config.model_conf.sentence_end_id,
         };
         let mut punctuator = Punctuator::new(file, rules, words)?;
-        if let Some(segmenter) = segmenter(files)? {
+        // In real time FunASR splits words without jieba even if there is a dictionary.
+        if config.model == Class::CTTransformer
+            && let Some(segmenter) = segmenter(files)?
+        {
             punctuator = punctuator.with_segmenter(segmenter);
         }
         Ok(Self {
             model: files.build(compute.dtype, &compute.device, |vb| CtTransformer::load(&config, vb))?,
             punctuator,
             compute: compute.clone(),
+            origin: files.origin.clone(),
         })
     }
 
-    /// Punctuates `text`; time and memory are linear in its length.
+    /// Punctuates `text`; time and memory are linear in its length. A real-time model gives the marks that it gives to
+    /// one call with an empty cache, written as those of the other models: with capitals and a closing full stop.
     ///
     /// # Errors
     /// [`crate::Error::Inference`], with the op that failed.
     pub fn punctuate(&self, text: &str) -> Result<Punctuated> {
-        self.punctuator.punctuate(text, |ids| Ok(self.logits(ids)?.argmax(D::Minus1)?.to_vec1()?))
+        self.punctuator.punctuate(text, |ids| self.labels(ids, 0))
+    }
+
+    /// Punctuates the next piece of a text with a real-time model; see [`Punctuator::punctuate_next`].
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the model is for whole texts, else as [`PunctuationModel::punctuate`].
+    pub fn punctuate_next(&self, cache: &mut Cache, text: &str) -> Result<Continuation> {
+        if self.model.class() != Class::CTTransformerStreaming {
+            return Err(Error::Unsupported(format!(
+                "{}: a CTTransformer punctuates whole texts; for text that goes on a CTTransformerStreaming is needed",
+                self.origin
+            )));
+        }
+        self.punctuator.punctuate_next(cache, text, |ids, known| self.labels(ids, known))
+    }
+
+    fn labels(&self, ids: &[u32], known: usize) -> Result<Vec<u32>> {
+        Ok(self.logits(ids, known)?.argmax(D::Minus1)?.to_vec1()?)
     }
 
     /// Ids of the words of `text`.
@@ -64,13 +91,14 @@ impl PunctuationModel {
         self.punctuator.word_ids(text)
     }
 
-    /// `punc_logits [T, labels]` of one window of word ids.
+    /// `punc_logits [T, labels]` of one window of word ids. A real-time model sees the words from `known` on as new; the
+    /// others make no difference.
     ///
     /// # Errors
     /// As [`PunctuationModel::punctuate`].
-    pub fn logits(&self, ids: &[u32]) -> Result<Tensor> {
+    pub fn logits(&self, ids: &[u32], known: usize) -> Result<Tensor> {
         let words = Tensor::new(ids, &self.compute.device)?.unsqueeze(0)?;
-        Ok(self.model.forward(&words, &Lengths::full(1, ids.len()))?.squeeze(0)?)
+        Ok(self.model.forward(&words, &Lengths::full(1, ids.len()), &[known])?.squeeze(0)?)
     }
 }
 

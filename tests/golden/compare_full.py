@@ -60,7 +60,8 @@ def punctuation(folder, binary, scratch):
 def main():
     root, binary = Path(sys.argv[1]), sys.argv[2]
     with tempfile.TemporaryDirectory() as scratch:
-        for name, check in (("paraformer", paraformer), ("ct-punc-c", punctuation), ("ct-punc", punctuation)):
+        texts = [(name, punctuation) for name in ("ct-punc-c", "ct-punc", "ct-punc-realtime")]
+        for name, check in [("paraformer", paraformer), *texts]:
             worst = check(root / name, binary, Path(scratch))
             print(name, {stage: f"{value:.1e}" for stage, value in worst.items()}, "ids exact")
             assert max(worst.values()) <= LIMIT

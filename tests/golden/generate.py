@@ -2,7 +2,7 @@
 
     pip install funasr==1.4.16 torch==2.11.0 torchaudio==2.11.0 safetensors
     python tests/golden/generate.py                 # rewrites tests/golden/*.safetensors
-    python tests/golden/generate.py --full DIR      # published sizes, not committed (3.2 GB)
+    python tests/golden/generate.py --full DIR      # published sizes, not committed (3.5 GB)
 
 One case is one file; README.md beside this script lists the names and shapes. Everything is seeded by the name of
 the case, f32, dither 0, one thread, eval mode. Tensors are cloned before they are kept: FunASR scales some in place.
@@ -14,6 +14,7 @@ from pathlib import Path
 import bicif
 import cif_track
 import ct_transformer
+import ct_transformer_streaming
 import frontend
 import fsmn_vad
 import lstm
@@ -35,6 +36,7 @@ def write_full(directory, args):
         paraformer.write_full(directory / "bicif", bicif.BICIF, config, args.am_mvn, tokens)
         ct_transformer.write_full_punctuation(directory / "ct-punc-c", 272727, sanm(256, 8, 1024, 4, 11, 0))
         ct_transformer.write_full_punctuation(directory / "ct-punc", 471067, sanm(516, 12, 2048, 12, 11, 0))
+        ct_transformer_streaming.write_full_realtime(directory / "ct-punc-realtime")
 
 
 def main():
@@ -55,7 +57,7 @@ def main():
     torch.set_grad_enabled(False)
     if args.full:
         return write_full(args.full, args)
-    for family in (paraformer, bicif, fsmn_vad, ct_transformer, cif_track, lstm):
+    for family in (paraformer, bicif, fsmn_vad, ct_transformer, ct_transformer_streaming, cif_track, lstm):
         family.generate()
     frontend.generate(args.audio)
 
