@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use funasr_candle::Result;
 use funasr_candle::audio::read_all;
 use funasr_candle::device::Compute;
-use funasr_candle::pipeline::{PunctuationModel, Recognizer, VoiceDetector};
+use funasr_candle::pipeline::{PunctuationModel, Recognizer, Request, Utterance, VoiceDetector};
 use funasr_candle::vad::{EndSilence, FILE_CHUNK_MS};
 use funasr_candle::weights::ModelFiles;
 
@@ -30,11 +30,12 @@ fn speech(seconds: usize) -> Vec<f32> {
 fn recognition(criterion: &mut Criterion) {
     let recognizer = model("demo").and_then(|files| Recognizer::load(&files, &Compute::cpu()));
     let recognizer = recognizer.expect("a model of the repository");
+    let request = Request::default();
     let mut group = criterion.benchmark_group("recognition");
     for seconds in [6, 20, 60] {
         let samples = speech(seconds);
         for batch in [1, 8] {
-            let utterances = vec![samples.as_slice(); batch];
+            let utterances = vec![Utterance { samples: &samples, request: &request }; batch];
             let id = BenchmarkId::new(format!("batch_{batch}"), format!("{seconds}s"));
             group.bench_function(id, |b| b.iter(|| recognizer.recognize(black_box(&utterances))));
         }

@@ -10,7 +10,7 @@ use funasr_candle::audio::AudioReader;
 use funasr_candle::device::Compute;
 use funasr_candle::hub::{HubOptions, resolve};
 use funasr_candle::pipeline::{
-    PunctuationModel, Recognizer, Transcriber, TranscriberOptions, VoiceDetector, open_model,
+    PunctuationModel, Recognizer, Request, Transcriber, TranscriberOptions, VoiceDetector, open_model,
 };
 
 fn main() -> Result<()> {
@@ -26,7 +26,7 @@ fn main() -> Result<()> {
     let transcriber = Transcriber::new(recognizer, Some(detector), Some(punctuation), options);
 
     let mut audio = AudioReader::open(Path::new(&file), transcriber.sample_rate())?;
-    let transcript = transcriber.transcribe(&mut audio, |_| ())?;
+    let transcript = transcriber.transcribe(&mut audio, &Request::default(), |_| ())?;
     println!("{}", transcript.text);
     for segment in &transcript.segments {
         for token in &segment.tokens {

@@ -24,7 +24,7 @@
 //!     Transcriber::new(recognizer, Some(detector), Some(punctuation), TranscriberOptions::default());
 //!
 //! let mut audio = AudioReader::open(Path::new("models/demo/short_00_demo.wav"), transcriber.sample_rate())?;
-//! let transcript = transcriber.transcribe(&mut audio, |_| ())?;
+//! let transcript = transcriber.transcribe(&mut audio, &Request::default(), |_| ())?;
 //! assert_eq!(transcript.text, "欢迎大家来体验达摩院推出的语音识别模型。");
 //! # Ok(())
 //! # }

@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 use funasr_candle::audio::{AudioReader, read_all};
 use funasr_candle::device::Compute;
 use funasr_candle::pipeline::{
-    PunctuationModel, Recognition, Recognizer, Transcriber, TranscriberOptions, Transcript, VoiceDetector,
+    PunctuationModel, Recognition, Recognizer, Request, Transcriber, TranscriberOptions, Transcript,
+    Utterance, VoiceDetector,
 };
 use funasr_candle::text::Token;
 use funasr_candle::vad::{EndSilence, Event, FILE_CHUNK_MS, funasr_pairs};
@@ -73,6 +74,13 @@ fn detector() -> VoiceDetector {
     VoiceDetector::load(&model("fsmn-vad"), &Compute::cpu()).unwrap()
 }
 
+fn recognize(recognizer: &Recognizer, batch: &[&[f32]]) -> Vec<Recognition> {
+    let request = Request::default();
+    let utterances: Vec<Utterance> =
+        batch.iter().map(|samples| Utterance { samples, request: &request }).collect();
+    recognizer.recognize(&utterances).unwrap()
+}
+
 fn transcriber(batch_seconds: u32) -> Transcriber {
     let punctuation = PunctuationModel::load(&model("demo-punc"), &Compute::cpu()).unwrap();
     let options = TranscriberOptions { batch_seconds, ..Default::default() };
@@ -80,7 +88,8 @@ fn transcriber(batch_seconds: u32) -> Transcriber {
 }
 
 fn transcribe(transcriber: &Transcriber, name: &str) -> Transcript {
-    transcriber.transcribe(&mut AudioReader::open(&clip(name), RATE).unwrap(), |_| ()).unwrap()
+    let mut audio = AudioReader::open(&clip(name), RATE).unwrap();
+    transcriber.transcribe(&mut audio, &Request::default(), |_| ()).unwrap()
 }
 
 fn assert_same_tokens(what: &str, got: &[Token], expected: &[Token]) {
@@ -106,7 +115,7 @@ fn whole_clips_are_recognised_as_by_funasr() {
     let recognizer = recognizer();
     for (name, reference) in REFERENCES.iter() {
         let samples = samples(name);
-        let result = recognizer.recognize(&[&samples]).unwrap().remove(0);
+        let result = recognize(&recognizer, &[&samples]).remove(0);
         assert_eq!(result.joined.text, reference.whole, "{name}");
         // The last LFR frame may stand for less audio than its 60 ms, and CIF's tail is one frame more.
         let end_ms = samples.len() as u64 / SAMPLES_PER_MS + 2 * 60;
@@ -196,12 +205,12 @@ fn utterances() -> Vec<Vec<f32>> {
 }
 
 fn alone(recognizer: &Recognizer, utterances: &[Vec<f32>]) -> Vec<Recognition> {
-    utterances.iter().map(|x| recognizer.recognize(&[x]).unwrap().remove(0)).collect()
+    utterances.iter().map(|x| recognize(recognizer, &[x]).remove(0)).collect()
 }
 
 fn check_batch(recognizer: &Recognizer, utterances: &[Vec<f32>], alone: &[Recognition], batch: &[usize]) {
     let audio: Vec<&[f32]> = batch.iter().map(|&i| utterances[i].as_slice()).collect();
-    let together = recognizer.recognize(&audio).unwrap();
+    let together = recognize(recognizer, &audio);
     assert_eq!(together.len(), batch.len());
     for (&i, got) in batch.iter().zip(&together) {
         assert_same(&format!("utterance {i} in {batch:?}"), got, &alone[i]);
@@ -257,7 +266,7 @@ fn silence_is_an_empty_text() {
     for ms in [25, 30, 3000] {
         let silence = vec![0u8; 2 * ms * SAMPLES_PER_MS as usize];
         let mut audio = AudioReader::raw_pcm("silence", Cursor::new(silence), RATE, RATE).unwrap();
-        let transcript = transcriber.transcribe(&mut audio, |_| ()).unwrap();
+        let transcript = transcriber.transcribe(&mut audio, &Request::default(), |_| ()).unwrap();
         assert_eq!(transcript, Transcript { duration_ms: ms as u64, ..Default::default() });
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use funasr_candle::frontend::Features;
-use funasr_candle::pipeline::Recognizer;
+use funasr_candle::pipeline::{Recognizer, Request, Utterance};
 use funasr_candle::{Error, Result};
 use serde_json::json;
 
@@ -46,17 +46,20 @@ impl Args {
         let (name, files) = session::open(self.model.as_deref(), Role::Recognition, &self.hub.options()?)?;
         let recognizer = Recognizer::load(&files, &compute)?;
         let config = recognizer.frontend().config();
+        let request = Request::default();
         let (times, tokens, batch, seconds) = match &self.features {
             Some(file) => {
                 let items = read_features(file)?;
                 let row_seconds = f64::from(config.frame_shift) / 1000.0 * config.lfr_n as f64;
                 let rows: usize = items.iter().map(Features::frames).sum();
-                let (times, tokens) = self.time(|| recognizer.recognize_features(items.clone()))?;
+                let (times, tokens) =
+                    self.time(|| recognizer.recognize_features(items.clone(), vec![&request; items.len()]))?;
                 (times, tokens, items.len(), rows as f64 * row_seconds)
             }
             None => {
                 let audio = noise((self.seconds * f64::from(config.fs)) as usize);
-                let batch = vec![audio.as_slice(); usize::from(self.batch)];
+                let utterance = Utterance { samples: &audio, request: &request };
+                let batch = vec![utterance; usize::from(self.batch)];
                 let (times, tokens) = self.time(|| recognizer.recognize(&batch))?;
                 (times, tokens, batch.len(), self.seconds * batch.len() as f64)
             }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use funasr_candle::audio::read_all;
+use funasr_candle::decode::timestamps::FIRE_THRESHOLD;
 use funasr_candle::frontend::{Features, Frontend, Stages};
 use funasr_candle::models::fsmn_vad;
-use funasr_candle::pipeline::{PunctuationModel, Recognizer, VoiceDetector, batch};
+use funasr_candle::pipeline::{PunctuationModel, Recognizer, Request, Scores, VoiceDetector, batch};
 use funasr_candle::vad::{EndSilence, FILE_CHUNK_MS};
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
@@ -66,6 +67,24 @@ impl Inspection {
     fn add(&mut self, name: &str, tensor: Tensor) {
         self.tensors.insert(name.to_owned(), tensor);
     }
+
+    fn add_scores(&mut self, scores: Scores) -> Result<()> {
+        match scores {
+            Scores::Tokens { logits, cif, us } => {
+                let counts: Vec<u32> = cif.token_num.items().iter().map(|&n| n as u32).collect();
+                self.add("alphas", rows(&cif.alphas)?);
+                self.add("peaks", rows(&cif.peaks)?);
+                self.add("token_num", Tensor::new(counts, &Device::Cpu)?);
+                self.add("acoustic_embeds", cif.acoustic_embeds);
+                self.add("decoder_logits", logits);
+                if let Some(us) = us {
+                    self.add("us_alphas", rows(&us.alphas)?);
+                    self.add("us_peaks", rows(&us.peaks)?);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Args {
@@ -100,33 +119,20 @@ impl Args {
     fn recognize(&self, recognizer: &Recognizer, found: &mut Inspection) -> Result<()> {
         let items = self.speech(recognizer.frontend(), found)?;
         let (speech, lengths) = batch::pad(&items, recognizer.compute())?;
-        let output = recognizer.model().forward(&speech, &lengths)?;
+        let request = Request::default();
+        let output = recognizer.forward(&speech, &lengths, &vec![&request; items.len()])?;
         let mut ids = Vec::new();
         for item in 0..items.len() {
             ids.push(recognizer.emissions(&output, item)?.iter().map(|emission| emission.id).collect());
         }
-        let cif = &output.cif;
         if self.plot.is_some() {
-            let fired = |(frame, &peak): (usize, &f32)| (peak >= 1.0).then_some(frame);
-            let frame_ms = frame_ms(recognizer.frontend());
-            found.figure.curve = Some(Curve {
-                title: format!("CIF weight (alpha) per frame of {frame_ms} ms; red: a token fires"),
-                frame_ms,
-                values: cif.alphas[0].clone(),
-                marks: cif.peaks[0].iter().enumerate().filter_map(fired).collect(),
-            });
+            found.figure.curve = weights(&output.scores, frame_ms(recognizer.frontend()));
             found.figure.words = recognizer.read(&output, 0)?.joined.words;
         }
-        let counts: Vec<u32> = cif.token_num.items().iter().map(|&n| n as u32).collect();
         found.add("speech", speech);
-        found.add("alphas", rows(&cif.alphas)?);
-        found.add("peaks", rows(&cif.peaks)?);
-        found.add("token_num", Tensor::new(counts, &Device::Cpu)?);
         found.add("ids", rows::<u32>(&ids)?);
         found.add("encoder_out", output.encoder_out);
-        found.add("acoustic_embeds", output.cif.acoustic_embeds);
-        found.add("decoder_logits", output.decoder_logits);
-        Ok(())
+        found.add_scores(output.scores)
     }
 
     fn detect(&self, detector: &VoiceDetector, found: &mut Inspection) -> Result<()> {
@@ -211,6 +217,19 @@ impl Figure {
         }
         Ok(())
     }
+}
+
+/// The weights by which CIF of the first item finds tokens, for the figure.
+fn weights(scores: &Scores, frame_ms: f64) -> Option<Curve> {
+    let track = scores.track(0)?;
+    let frame_ms = frame_ms / f64::from(track.upsample_rate);
+    let fired = |(frame, &peak): (usize, &f32)| (peak >= FIRE_THRESHOLD).then_some(frame);
+    Some(Curve {
+        title: format!("CIF weight (alpha) per frame of {frame_ms} ms; red: a token fires"),
+        frame_ms,
+        values: track.alphas.to_vec(),
+        marks: track.peaks.iter().enumerate().filter_map(fired).collect(),
+    })
 }
 
 /// From one feature row to the next.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{ArgAction, ValueEnum};
 use funasr_candle::audio::{Input, expand_inputs};
 use funasr_candle::pipeline::{
-    PunctuationModel, Recognizer, Transcriber, TranscriberOptions, Transcript, VoiceDetector,
+    PunctuationModel, Recognizer, Request, Transcriber, TranscriberOptions, Transcript, VoiceDetector,
 };
 use funasr_candle::text::subtitles;
 use funasr_candle::{Error, Result};
@@ -83,7 +83,8 @@ impl Args {
         if let Some(folder) = &self.output_dir {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         }
-        let job = Job { args: self, model, transcriber, several: inputs.len() > 1 };
+        let request = Request::default();
+        let job = Job { args: self, model, transcriber, request, several: inputs.len() > 1 };
         session::for_each(inputs, |input| job.transcribe(input))
     }
 
@@ -112,6 +113,7 @@ struct Job<'a> {
     args: &'a Args,
     model: String,
     transcriber: Transcriber,
+    request: Request,
     several: bool,
 }
 
@@ -120,7 +122,7 @@ impl Job<'_> {
         let started = Instant::now();
         let mut audio = input.open(self.transcriber.sample_rate())?;
         let bar = progress_bar(&input.key, audio.duration_ms());
-        let transcript = self.transcriber.transcribe(&mut audio, |ms| bar.set_position(ms));
+        let transcript = self.transcriber.transcribe(&mut audio, &self.request, |ms| bar.set_position(ms));
         bar.finish_and_clear();
         let transcript = transcript?;
         let text = self.render(input, &transcript, started.elapsed().as_secs_f64())?;

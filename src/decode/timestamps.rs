@@ -4,7 +4,7 @@
 //! FunASR's plain Paraformer passes weights and fires in swapped order; here they are in the intended one.
 
 /// A fire is where the integrated weight reaches this; FunASR compares in f32.
-const FIRE_THRESHOLD: f32 = 1.0 - 1e-4;
+pub const FIRE_THRESHOLD: f32 = 1.0 - 1e-4;
 /// A fire is seen this many frames after the token began.
 const FIRE_SHIFT: f64 = -1.5;
 /// Longest token, in frames; what is longer ends in silence.

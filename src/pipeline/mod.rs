@@ -2,15 +2,19 @@
 
 pub mod batch;
 mod held;
+mod network;
 mod offline;
 mod punctuator;
 mod recognizer;
+mod request;
 mod transcript;
 mod voice_detector;
 
+pub use network::{Network, NetworkOutput, Scores, Upsampled};
 pub use offline::{Transcriber, TranscriberOptions};
 pub use punctuator::PunctuationModel;
-pub use recognizer::{Recognition, Recognizer};
+pub use recognizer::{Recognition, Recognizer, Utterance};
+pub use request::Request;
 pub use transcript::{Segment, Transcript};
 pub use voice_detector::{DetectorStream, VoiceDetector};
 

@@ -4,11 +4,13 @@
 //! a batch is held, so memory does not depend on the length of the recording.
 
 use super::held::Held;
-use super::{PunctuationModel, Recognition, Recognizer, Segment, Transcript, VoiceDetector, batch};
+use super::{
+    PunctuationModel, Recognition, Recognizer, Request, Segment, Transcript, Utterance, VoiceDetector, batch,
+};
 use crate::audio::AudioReader;
 use crate::error::{Error, Result};
 use crate::text::Token;
-use crate::text::join::join_segments;
+use crate::text::join::{Joined, join_segments};
 use crate::text::sentences::{Sentence, sentences};
 use crate::vad::{EndSilence, Event, FILE_CHUNK_MS};
 
@@ -60,14 +62,19 @@ impl Transcriber {
         &self.recognizer
     }
 
-    /// Transcribes a recording opened at [`Transcriber::sample_rate`]. `progress` is told how many milliseconds have
-    /// been read. Silence gives an empty text.
+    /// Transcribes a recording opened at [`Transcriber::sample_rate`] as `request` asks. `progress` is told how many
+    /// milliseconds have been read. Silence gives an empty text.
     ///
     /// # Errors
     /// Audio that cannot be decoded, less audio than one analysis window, a recording too long to go without voice detection, a failed forward pass.
-    pub fn transcribe(&self, audio: &mut AudioReader, progress: impl FnMut(u64)) -> Result<Transcript> {
+    pub fn transcribe(
+        &self,
+        audio: &mut AudioReader,
+        request: &Request,
+        progress: impl FnMut(u64),
+    ) -> Result<Transcript> {
         let mut run =
-            Run { transcriber: self, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
+            Run { transcriber: self, request, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
         let duration_ms = match &self.detector {
             Some(detector) => run.detect(detector, audio, progress)?,
             None => run.whole(audio, progress)?,
@@ -110,6 +117,7 @@ fn bare_sentence(segment: &Segment) -> Option<Sentence> {
 /// One recording on its way through.
 struct Run<'a> {
     transcriber: &'a Transcriber,
+    request: &'a Request,
     pending: Vec<Piece>,
     pending_samples: usize,
     segments: Vec<Segment>,
@@ -190,7 +198,8 @@ impl Run<'_> {
         let lengths: Vec<usize> = pieces.iter().map(|piece| piece.samples.len()).collect();
         let mut results: Vec<Recognition> = vec![Recognition::default(); pieces.len()];
         for group in batch::bucket(&lengths, self.budget()) {
-            let utterances: Vec<&[f32]> = group.iter().map(|&i| pieces[i].samples.as_slice()).collect();
+            let utterance = |&i: &usize| Utterance { samples: &pieces[i].samples, request: self.request };
+            let utterances: Vec<Utterance> = group.iter().map(utterance).collect();
             for (&i, result) in group.iter().zip(self.transcriber.recognizer.recognize(&utterances)?) {
                 results[i] = result;
             }
@@ -200,15 +209,10 @@ impl Run<'_> {
     }
 }
 
-/// Moves the times of a recognition to those of the recording, inside the segment.
 fn segment(piece: &Piece, recognition: Recognition) -> Segment {
-    let place = |ms: u64| (piece.start_ms + ms).min(piece.end_ms);
-    let mut tokens = recognition.joined.words;
-    for token in &mut tokens {
-        (token.start_ms, token.end_ms) = (place(token.start_ms), place(token.end_ms));
-    }
-    let text = recognition.joined.text;
-    Segment { start_ms: piece.start_ms, end_ms: piece.end_ms, text, tokens }
+    let (start_ms, end_ms) = (piece.start_ms, piece.end_ms);
+    let Joined { text, words } = recognition.within(start_ms, end_ms).joined;
+    Segment { start_ms, end_ms, text, tokens: words }
 }
 
 /// Appends `count` samples, fewer at the end; true if the recording ended.

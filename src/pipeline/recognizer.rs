@@ -1,16 +1,16 @@
 //! Samples of speech segments -> tokens with times.
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::{batch, open_frontend, open_tokens};
+use super::{Network, NetworkOutput, Request, Scores, batch, open_frontend, open_tokens};
 use crate::decode::greedy::{Emission, greedy};
-use crate::decode::timestamps::{CifTrack, token_spans};
+use crate::decode::timestamps::token_spans;
 use crate::decode::tokens::TokenList;
 use crate::device::Compute;
 use crate::error::Result;
 use crate::frontend::{Features, Frontend};
-use crate::models::paraformer::{Config, Output, Paraformer};
+use crate::nn::Lengths;
 use crate::text::Token;
 use crate::text::join::{Joined, Notation, join};
 use crate::weights::ModelFiles;
@@ -20,33 +20,51 @@ use crate::weights::ModelFiles;
 pub struct Recognition {
     /// Acoustic tokens, in the notation of the vocabulary.
     pub tokens: Vec<Token>,
-    /// Words and text, without punctuation.
+    /// Words and text, without punctuation unless the model writes it itself.
     pub joined: Joined,
 }
 
-/// An offline recogniser: front end, model and vocabulary. It is immutable and can be shared.
+impl Recognition {
+    /// The same with the times of a stream in which the segment lasts from `start_ms` to `end_ms`.
+    pub fn within(mut self, start_ms: u64, end_ms: u64) -> Self {
+        let place = |ms: u64| (start_ms + ms).min(end_ms);
+        for token in self.tokens.iter_mut().chain(&mut self.joined.words) {
+            (token.start_ms, token.end_ms) = (place(token.start_ms), place(token.end_ms));
+        }
+        self
+    }
+}
+
+/// An utterance and what is asked of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Utterance<'a> {
+    /// Samples at the recogniser's rate.
+    pub samples: &'a [f32],
+    /// The request.
+    pub request: &'a Request,
+}
+
+/// An offline recogniser: front end, network and vocabulary. It is immutable and can be shared.
 #[derive(Debug)]
 pub struct Recognizer {
     frontend: Frontend,
-    model: Paraformer,
+    network: Network,
     tokens: TokenList,
     notation: Notation,
     compute: Compute,
 }
 
 impl Recognizer {
-    /// Loads a Paraformer.
+    /// Loads a Paraformer of any offline kind.
     ///
     /// # Errors
     /// Files that are incomplete or do not fit each other, naming the key, tensor or token.
     pub fn load(files: &ModelFiles, compute: &Compute) -> Result<Self> {
-        files.expect_class("Paraformer")?;
         let frontend = open_frontend(files)?;
-        let config: Config = files.config(&["frontend", "frontend_conf", "tokenizer", "tokenizer_conf"])?;
-        let (_, tokens) = open_tokens(files, config.vocab_size)?;
-        let width = frontend.config().feature_width();
-        let model = files.build(compute.dtype, &compute.device, |vb| Paraformer::load(width, &config, vb))?;
-        Ok(Self { frontend, model, notation: Notation::of(tokens.iter()), tokens, compute: compute.clone() })
+        let (network, vocab_size) = Network::load(files, frontend.config().feature_width(), compute)?;
+        let (_, tokens) = open_tokens(files, vocab_size)?;
+        let notation = Notation::of(tokens.iter());
+        Ok(Self { frontend, network, tokens, notation, compute: compute.clone() })
     }
 
     /// Sample rate that [`Recognizer::recognize`] takes.
@@ -60,8 +78,8 @@ impl Recognizer {
     }
 
     /// The network.
-    pub fn model(&self) -> &Paraformer {
-        &self.model
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Where and in which format it computes.
@@ -74,56 +92,86 @@ impl Recognizer {
     ///
     /// # Errors
     /// [`crate::Error::Inference`], with the op that failed.
-    pub fn recognize(&self, utterances: &[&[f32]]) -> Result<Vec<Recognition>> {
-        let features: Vec<Features> = utterances.par_iter().map(|x| self.frontend.features(x)).collect();
-        self.recognize_features(features)
+    pub fn recognize(&self, utterances: &[Utterance]) -> Result<Vec<Recognition>> {
+        let features = utterances.par_iter().map(|utterance| self.frontend.features(utterance.samples));
+        let requests = utterances.iter().map(|utterance| utterance.request).collect();
+        self.recognize_features(features.collect(), requests)
     }
 
-    /// [`Recognizer::recognize`] from normalised features.
+    /// [`Recognizer::recognize`] from normalised features, with a request for each.
     ///
     /// # Errors
     /// As there.
-    pub fn recognize_features(&self, features: Vec<Features>) -> Result<Vec<Recognition>> {
-        let audible: Vec<usize> = (0..features.len()).filter(|&i| features[i].frames() > 0).collect();
+    pub fn recognize_features(
+        &self,
+        features: Vec<Features>,
+        requests: Vec<&Request>,
+    ) -> Result<Vec<Recognition>> {
         let mut results = vec![Recognition::default(); features.len()];
+        let audible: Vec<usize> = (0..features.len()).filter(|&i| features[i].frames() > 0).collect();
         if audible.is_empty() {
             return Ok(results);
         }
+        let requests: Vec<&Request> = audible.iter().map(|&i| requests[i]).collect();
         let items: Vec<Features> = features.into_iter().filter(|item| item.frames() > 0).collect();
         let (speech, lengths) = batch::pad(&items, &self.compute)?;
-        let output = self.model.forward(&speech, &lengths)?;
+        let output = self.network.forward(&speech, &lengths, &requests)?;
         for (item, &i) in audible.iter().enumerate() {
             results[i] = self.read(&output, item)?;
         }
         Ok(results)
     }
 
-    /// Tokens that the model's output names for one item, without blank, start and end.
+    /// The network's stages for a batch of normalised features `[B, T, width]`, with a request for each.
     ///
     /// # Errors
-    /// Logits that are not finite.
-    pub fn emissions(&self, output: &Output, item: usize) -> Result<Vec<Emission>> {
-        let count = output.cif.token_num.items()[item];
-        let logits = output.decoder_logits.get(item)?.to_dtype(DType::F32)?;
-        let vocab = logits.dim(1)?;
-        greedy(&logits.flatten_all()?.to_vec1()?, vocab, count)
+    /// [`crate::Error::Inference`], with the op that failed.
+    pub fn forward(
+        &self,
+        speech: &Tensor,
+        lengths: &Lengths,
+        requests: &[&Request],
+    ) -> Result<NetworkOutput> {
+        self.network.forward(speech, lengths, requests)
     }
 
-    /// Tokens, words and text of one item of the model's output.
+    /// Tokens that the network's output names for one item, without blank, start and end.
     ///
     /// # Errors
     /// Logits that are not finite.
-    pub fn read(&self, output: &Output, item: usize) -> Result<Recognition> {
+    pub fn emissions(&self, output: &NetworkOutput, item: usize) -> Result<Vec<Emission>> {
+        match &output.scores {
+            Scores::Tokens { logits, cif, .. } => {
+                let (logits, vocab) = rows(logits, item)?;
+                greedy(&logits, vocab, cif.token_num.items()[item])
+            }
+        }
+    }
+
+    /// Tokens, words and text of one item of the network's output.
+    ///
+    /// # Errors
+    /// Logits that are not finite.
+    pub fn read(&self, output: &NetworkOutput, item: usize) -> Result<Recognition> {
         let emissions = self.emissions(output, item)?;
         let positions: Vec<usize> = emissions.iter().map(|emission| emission.position).collect();
-        let track =
-            CifTrack { alphas: &output.cif.alphas[item], peaks: &output.cif.peaks[item], upsample_rate: 1 };
+        let spans = output.scores.track(item).map_or_else(Vec::new, |track| token_spans(track, &positions));
+        let tokens = self.tokens(&emissions, spans);
+        let joined = join(&tokens, self.notation);
+        Ok(Recognition { tokens, joined })
+    }
+
+    fn tokens(&self, emissions: &[Emission], spans: Vec<[u64; 2]>) -> Vec<Token> {
         let token = |(emission, [start_ms, end_ms]): (&Emission, [u64; 2])| {
             let text = self.tokens.token(emission.id).unwrap_or_default().to_owned();
             Token { text, start_ms, end_ms, confidence: Some(emission.log_prob.exp()) }
         };
-        let tokens: Vec<Token> = emissions.iter().zip(token_spans(track, &positions)).map(token).collect();
-        let joined = join(&tokens, self.notation);
-        Ok(Recognition { tokens, joined })
+        emissions.iter().zip(spans).map(token).collect()
     }
+}
+
+/// One item of logits `[B, N, V]` as rows, and V.
+fn rows(logits: &Tensor, item: usize) -> Result<(Vec<f32>, usize)> {
+    let logits = logits.get(item)?.to_dtype(DType::F32)?;
+    Ok((logits.flatten_all()?.to_vec1()?, logits.dim(1)?))
 }

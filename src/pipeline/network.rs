@@ -1,0 +1,127 @@
+//! The networks of offline recognition behind one interface.
+
+use candle_core::Tensor;
+
+use super::Request;
+use crate::decode::timestamps::{CifTrack, us_peaks};
+use crate::device::Compute;
+use crate::error::Result;
+use crate::models::bicif::{self, BiCifParaformer};
+use crate::models::paraformer::{self, Paraformer};
+use crate::nn::{CifOutput, Lengths};
+use crate::weights::ModelFiles;
+
+/// Sections of a configuration that are not the network's.
+const OTHERS: [&str; 4] = ["frontend", "frontend_conf", "tokenizer", "tokenizer_conf"];
+
+/// The network of a [`Recognizer`](super::Recognizer).
+#[derive(Debug)]
+pub enum Network {
+    /// Plain Paraformer.
+    Paraformer(Box<Paraformer>),
+    /// Paraformer with a timestamp head.
+    BiCif(Box<BiCifParaformer>),
+}
+
+/// Every stage of one batch.
+#[derive(Debug, Clone)]
+pub struct NetworkOutput {
+    /// `[B, T, D]`.
+    pub encoder_out: Tensor,
+    /// Scores of the vocabulary.
+    pub scores: Scores,
+}
+
+/// Scores of the vocabulary, by token or by frame.
+#[derive(Debug, Clone)]
+pub enum Scores {
+    /// A row for each token that CIF found.
+    Tokens {
+        /// `decoder_logits [B, L, V]`.
+        logits: Tensor,
+        /// Alphas, peaks, token counts and acoustic embeddings.
+        cif: CifOutput,
+        /// The finer weights of a timestamp head.
+        us: Option<Upsampled>,
+    },
+}
+
+/// The track of a timestamp head.
+#[derive(Debug, Clone)]
+pub struct Upsampled {
+    /// Weights of each item, `rate` for each frame.
+    pub alphas: Vec<Vec<f32>>,
+    /// Integrated weights of each item.
+    pub peaks: Vec<Vec<f32>>,
+    /// Weights for each encoder frame.
+    pub rate: u32,
+}
+
+impl Upsampled {
+    fn new(alphas: Vec<Vec<f32>>, rate: usize) -> Self {
+        let peaks = alphas.iter().map(|alphas| us_peaks(alphas)).collect();
+        Self { alphas, peaks, rate: rate as u32 }
+    }
+}
+
+impl Scores {
+    /// The track that times the tokens of one item; of frames, none.
+    pub fn track(&self, item: usize) -> Option<CifTrack<'_>> {
+        let Self::Tokens { cif, us, .. } = self;
+        Some(match us {
+            Some(us) => CifTrack { alphas: &us.alphas[item], peaks: &us.peaks[item], upsample_rate: us.rate },
+            None => CifTrack { alphas: &cif.alphas[item], peaks: &cif.peaks[item], upsample_rate: 1 },
+        })
+    }
+}
+
+impl Network {
+    /// Loads the network that the files describe, for feature rows of `width`; returns it with the size of its vocabulary.
+    ///
+    /// # Errors
+    /// A class that is no offline recogniser, files that are incomplete or do not fit each other.
+    pub fn load(files: &ModelFiles, width: usize, compute: &Compute) -> Result<(Self, usize)> {
+        let (dtype, device) = (compute.dtype, &compute.device);
+        match files.class()? {
+            "Paraformer" => {
+                let config: paraformer::Config = files.config(&OTHERS)?;
+                let network = files.build(dtype, device, |vb| Paraformer::load(width, &config, vb))?;
+                Ok((Self::Paraformer(network.into()), config.vocab_size))
+            }
+            "BiCifParaformer" => {
+                let config: bicif::Config = files.config(&OTHERS)?;
+                let network = files.build(dtype, device, |vb| BiCifParaformer::load(width, &config, vb))?;
+                Ok((Self::BiCif(network.into()), config.vocab_size))
+            }
+            class => Err(files.config_error(format!("a {class} model does not recognise whole recordings"))),
+        }
+    }
+
+    /// Normalised features `[B, T, width]` of the given lengths, with the request of each -> every stage.
+    ///
+    /// # Errors
+    /// [`crate::Error::Inference`], with the op that failed.
+    pub fn forward(
+        &self,
+        speech: &Tensor,
+        lengths: &Lengths,
+        _requests: &[&Request],
+    ) -> Result<NetworkOutput> {
+        Ok(match self {
+            Self::Paraformer(network) => network.forward(speech, lengths)?.into(),
+            Self::BiCif(network) => {
+                let bicif::Output { encoder_out, cif, us_alphas, decoder_logits: logits } =
+                    network.forward(speech, lengths)?;
+                let us = Some(Upsampled::new(us_alphas, network.predictor().upsample_times()));
+                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us } }
+            }
+        })
+    }
+}
+
+impl From<paraformer::Output> for NetworkOutput {
+    fn from(output: paraformer::Output) -> Self {
+        let paraformer::Output { encoder_out, cif, decoder_logits: logits } = output;
+        Self { encoder_out, scores: Scores::Tokens { logits, cif, us: None } }
+    }
+}
