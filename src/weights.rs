@@ -129,6 +129,12 @@ impl ModelFiles {
         name.map(|name| self.text_file(name.as_str().unwrap_or_default())).transpose()
     }
 
+    /// Name and text of the dictionary from words to the tokens that spell them. An embedded model has none.
+    pub fn seg_dict(&self) -> Result<Option<(String, String)>> {
+        let name = self.config.pointer("/files/seg_dict").filter(|_| self.directory.is_some());
+        name.map(|name| self.text_file(name.as_str().unwrap_or_default())).transpose()
+    }
+
     /// Name and text of a file beside the configuration, never of one that a path leads to elsewhere.
     pub fn text_file(&self, name: &str) -> Result<(String, String)> {
         let file = Path::new(name).file_name();

@@ -7,6 +7,7 @@ mod cli;
 mod cli_plot;
 mod frontend;
 mod golden;
+mod hotwords;
 mod hub;
 mod layering;
 mod padding;

@@ -14,7 +14,7 @@ pub const SOS: u32 = 1;
 pub const EOS: u32 = 2;
 
 /// What every unknown word is mapped to.
-const UNK: &str = "<unk>";
+pub(super) const UNK: &str = "<unk>";
 
 /// Token strings by id and ids by token string.
 #[derive(Debug, Clone)]

@@ -2,6 +2,8 @@
 //! what changes from call to call lives in a state that the caller owns.
 
 pub mod bicif;
+pub mod contextual;
 pub mod ct_transformer;
 pub mod fsmn_vad;
 pub mod paraformer;
+pub mod seaco;

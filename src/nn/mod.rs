@@ -3,6 +3,7 @@
 //! Every `load` takes a [`VarBuilder`](candle_nn::VarBuilder) that stands at the layer's prefix and uses FunASR's
 //! tensor names; every `forward` takes `[B, T, D]` and, where padding matters, the [`Lengths`] of the batch.
 
+mod bias_encoder;
 mod cif;
 mod cif_v3;
 mod feed_forward;
@@ -14,6 +15,7 @@ mod position;
 mod sanm;
 mod sanm_decoder;
 
+pub use bias_encoder::{BiasEncoder, BiasEncoderType, pad_hotwords};
 pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
 pub use cif_v3::{CifPredictorV3, CifV3Config, UpsampleType};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
@@ -24,4 +26,4 @@ pub use linear::Linear;
 pub use lstm::{Lstm, LstmConfig};
 pub use position::add_positions;
 pub use sanm::{EncoderLayer, SanmEncoder, SanmEncoderConfig, SanmMemory};
-pub use sanm_decoder::{DecoderLayer, SanmDecoder, SanmDecoderConfig};
+pub use sanm_decoder::{CrossAttention, DecoderLayer, DecoderStack, SanmDecoder, SanmDecoderConfig};

@@ -1,8 +1,9 @@
 //! SANM decoder of Paraformer: feed-forward, then FSMN memory, then attention to the encoder
 //! (FunASR `models/paraformer/decoder.py`). It sees all tokens at once and has no position code.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use candle_nn::ops::softmax_last_dim;
 use funasr_kernels::{Attention, Visible};
 use serde::Deserialize;
 
@@ -24,6 +25,10 @@ pub struct SanmDecoderConfig {
     pub kernel_size: usize,
     /// Frames by which the memory looks further back than ahead; `null` means half the kernel.
     pub sanm_shfit: Option<usize>,
+    /// Whether the decoder ends in logits; without, in hidden states.
+    pub use_output_layer: bool,
+    /// Whether the checkpoint has no token embedding, which a decoder of acoustic embeddings never reads.
+    pub wo_input_layer: bool,
 }
 
 impl Default for SanmDecoderConfig {
@@ -35,13 +40,16 @@ impl Default for SanmDecoderConfig {
             att_layer_num: 6,
             kernel_size: 21,
             sanm_shfit: Some(0),
+            use_output_layer: true,
+            wo_input_layer: false,
         }
     }
 }
 
-/// Attention of the tokens to the encoder's frames.
+/// Attention of the tokens to a memory (the encoder's frames, hotwords), with the norm before it.
 #[derive(Debug, Clone)]
-struct CrossAttention {
+pub struct CrossAttention {
+    norm3: LayerNorm,
     linear_q: Linear,
     linear_k_v: Linear,
     linear_out: Linear,
@@ -49,35 +57,58 @@ struct CrossAttention {
 }
 
 impl CrossAttention {
-    fn load(width: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
+    /// Loads `norm3` and `src_attn.{linear_q,linear_k_v,linear_out}`.
+    pub fn load(width: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
+        let src_attn = vb.pp("src_attn");
         Ok(Self {
-            linear_q: Linear::load(width, width, vb.pp("linear_q"))?,
-            linear_k_v: Linear::load(width, 2 * width, vb.pp("linear_k_v"))?,
-            linear_out: Linear::load(width, width, vb.pp("linear_out"))?,
+            norm3: LayerNorm::load(width, LayerNorm::EPS, vb.pp("norm3"))?,
+            linear_q: Linear::load(width, width, src_attn.pp("linear_q"))?,
+            linear_k_v: Linear::load(width, 2 * width, src_attn.pp("linear_k_v"))?,
+            linear_out: Linear::load(width, width, src_attn.pp("linear_out"))?,
             heads,
         })
     }
 
-    /// What `x` finds in `memory`, plus `residual`.
+    /// What `x [B, L, D]` of `tokens` finds in `memory [B, M, D]` of `entries`: `[B, L, D]`.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        tokens: &Lengths,
+        memory: &Tensor,
+        entries: &Lengths,
+    ) -> Result<Tensor> {
+        self.linear_out.forward(&self.attend(x, tokens, memory, entries)?)
+    }
+
+    /// [`CrossAttention::forward`] plus `x`.
     fn forward_add(
         &self,
         x: &Tensor,
-        residual: &Tensor,
         tokens: &Lengths,
         memory: &Tensor,
-        frames: &Lengths,
+        entries: &Lengths,
     ) -> Result<Tensor> {
-        let q = self.linear_q.forward(x)?;
+        self.linear_out.forward_add(&self.attend(x, tokens, memory, entries)?, &[x])
+    }
+
+    fn attend(&self, x: &Tensor, tokens: &Lengths, memory: &Tensor, entries: &Lengths) -> Result<Tensor> {
+        let q = self.linear_q.forward(&self.norm3.forward(x)?)?;
         let kv = self.linear_k_v.forward(memory)?;
         let width = q.dim(2)?;
-        let attention = Attention {
-            heads: self.heads,
-            queries: tokens.clone(),
-            keys: frames.clone(),
-            visible: Visible::All,
-        };
-        let attended = attention.forward(&q, &kv.narrow(2, 0, width)?, &kv.narrow(2, width, width)?)?;
-        self.linear_out.forward_add(&attended, &[residual])
+        let (queries, keys) = (tokens.clone(), entries.clone());
+        let attention = Attention { heads: self.heads, queries, keys, visible: Visible::All };
+        attention.forward(&q, &kv.narrow(2, 0, width)?, &kv.narrow(2, width, width)?)
+    }
+
+    /// `x [1, L, D]` and `memory [1, M, D]` of one utterance -> `[H, L, M]`.
+    fn weights(&self, x: &Tensor, memory: &Tensor) -> Result<Tensor> {
+        let q = self.linear_q.forward(&self.norm3.forward(x)?)?;
+        let width = q.dim(2)?;
+        let k = self.linear_k_v.forward(memory)?.narrow(2, 0, width)?;
+        let head_width = width / self.heads;
+        let split = |x: Tensor| x.reshape(((), self.heads, head_width))?.transpose(0, 1)?.contiguous();
+        let q = (q * (head_width as f64).powf(-0.5))?;
+        softmax_last_dim(&split(q)?.matmul(&split(k)?.t()?)?)
     }
 }
 
@@ -88,14 +119,39 @@ pub struct DecoderLayer {
     norm1: LayerNorm,
     feed_forward: DecoderFeedForward,
     memory: Option<(LayerNorm, SanmMemory)>,
-    cross: Option<(LayerNorm, CrossAttention)>,
+    cross: Option<CrossAttention>,
 }
 
 impl DecoderLayer {
-    fn load(width: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
-        let norm = |name: &str| LayerNorm::load(width, LayerNorm::EPS, vb.pp(name));
+    /// A layer of `decoders`: feed-forward, memory and attention.
+    pub fn load(width: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
+        let cross = CrossAttention::load(width, config.attention_heads, vb.clone())?;
+        Ok(Self { cross: Some(cross), ..Self::load_memory(width, config, vb)? })
+    }
+
+    /// A layer of feed-forward and memory.
+    pub fn load_memory(width: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
+        let shift = config.sanm_shfit.unwrap_or(config.kernel_size.saturating_sub(1) / 2);
+        let layer = Self::load_feed_forward(width, config, vb.clone())?;
+        layer.with_memory(width, config.kernel_size, shift, vb)
+    }
+
+    /// The layers without attention: `decoders2.*`, which have a memory, and `decoders3.0`, which has none.
+    pub fn load_tail(width: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Vec<Self>> {
+        let mut layers = Vec::new();
+        for i in 0..config.num_blocks.saturating_sub(config.att_layer_num) {
+            let vb = vb.pp(format!("decoders2.{i}"));
+            let layer = Self::load_feed_forward(width, config, vb.clone())?;
+            // These layers are built without the shift, whatever the configuration says.
+            layers.push(layer.with_memory(width, config.kernel_size, 0, vb)?);
+        }
+        layers.push(Self::load_feed_forward(width, config, vb.pp("decoders3.0"))?);
+        Ok(layers)
+    }
+
+    fn load_feed_forward(width: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            norm1: norm("norm1")?,
+            norm1: LayerNorm::load(width, LayerNorm::EPS, vb.pp("norm1"))?,
             feed_forward: DecoderFeedForward::load(width, config.linear_units, vb.pp("feed_forward"))?,
             memory: None,
             cross: None,
@@ -108,59 +164,87 @@ impl DecoderLayer {
         Ok(self)
     }
 
-    fn with_cross(mut self, width: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
-        let norm = LayerNorm::load(width, LayerNorm::EPS, vb.pp("norm3"))?;
-        self.cross = Some((norm, CrossAttention::load(width, heads, vb.pp("src_attn"))?));
-        Ok(self)
+    /// `x [B, L, D]` of `tokens` through feed-forward and memory: what the attention asks with, `[B, L, D]`.
+    fn before_attention(&self, x: &Tensor, tokens: &Lengths) -> Result<Tensor> {
+        let y = self.feed_forward.forward(&self.norm1.forward(x)?)?;
+        match &self.memory {
+            Some((norm2, fsmn)) => x + fsmn.forward(&norm2.forward(&y)?, tokens)?,
+            None => Ok(y),
+        }
     }
 
     /// `x [B, L, D]` of `tokens`, `memory [B, T, D]` of `frames` -> `[B, L, D]`.
     pub fn forward(&self, x: &Tensor, tokens: &Lengths, memory: &Tensor, frames: &Lengths) -> Result<Tensor> {
-        let mut y = self.feed_forward.forward(&self.norm1.forward(x)?)?;
-        if let Some((norm2, fsmn)) = &self.memory {
-            y = (x + fsmn.forward(&norm2.forward(&y)?, tokens)?)?;
+        let y = self.before_attention(x, tokens)?;
+        match &self.cross {
+            Some(cross) => cross.forward_add(&y, tokens, memory, frames),
+            None => Ok(y),
         }
-        if let Some((norm3, cross)) = &self.cross {
-            y = cross.forward_add(&norm3.forward(&y)?, &y, tokens, memory, frames)?;
+    }
+
+    /// How [`DecoderLayer::forward`] of one utterance `x [1, L, D]` attends to `memory [1, M, D]`: `[H, L, M]`.
+    ///
+    /// # Errors
+    /// A layer without attention.
+    pub fn attention_weights(&self, x: &Tensor, memory: &Tensor) -> Result<Tensor> {
+        let Some(cross) = &self.cross else { bail!("decoder: a layer without attention has no weights") };
+        cross.weights(&self.before_attention(x, &Lengths::full(1, x.dim(1)?))?, memory)
+    }
+}
+
+/// A decoder up to its hidden states: layers and final norm.
+#[derive(Debug, Clone)]
+pub struct DecoderStack {
+    layers: Vec<DecoderLayer>,
+    after_norm: LayerNorm,
+}
+
+impl DecoderStack {
+    /// Loads `decoders.*` (memory and attention), `decoders2.*` (memory alone), `decoders3.0` (feed-forward
+    /// alone) and `after_norm`.
+    pub fn load(width: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
+        let attending = |i| DecoderLayer::load(width, config, vb.pp(format!("decoders.{i}")));
+        let mut layers: Vec<DecoderLayer> =
+            (0..config.att_layer_num).map(attending).collect::<Result<_>>()?;
+        layers.extend(DecoderLayer::load_tail(width, config, vb.clone())?);
+        Ok(Self { layers, after_norm: LayerNorm::load(width, LayerNorm::EPS, vb.pp("after_norm"))? })
+    }
+
+    /// The layers, for those who want to run or replace them one by one.
+    pub fn layers(&self) -> &[DecoderLayer] {
+        &self.layers
+    }
+
+    /// `x [B, L, D]` of `tokens`, `memory [B, T, D]` of `frames` -> hidden states `[B, L, D]`.
+    pub fn forward(&self, x: &Tensor, tokens: &Lengths, memory: &Tensor, frames: &Lengths) -> Result<Tensor> {
+        let mut x = x.clone();
+        for layer in &self.layers {
+            x = layer.forward(&x, tokens, memory, frames)?;
         }
-        Ok(y)
+        self.after_norm.forward(&x)
     }
 }
 
 /// The decoder: layers, final norm, output layer.
 #[derive(Debug, Clone)]
 pub struct SanmDecoder {
-    layers: Vec<DecoderLayer>,
-    after_norm: LayerNorm,
+    stack: DecoderStack,
     output_layer: Linear,
 }
 
 impl SanmDecoder {
-    /// Loads `decoders.*` (memory and attention), `decoders2.*` (memory alone), `decoders3.0` (feed-forward
-    /// alone), `after_norm` and `output_layer`.
+    /// Loads a [`DecoderStack`] and `output_layer`.
     pub fn load(width: usize, vocab: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
-        let kernel = config.kernel_size;
-        let shift = config.sanm_shfit.unwrap_or((kernel - 1) / 2);
-        let mut layers = Vec::new();
-        for i in 0..config.att_layer_num {
-            let vb = vb.pp(format!("decoders.{i}"));
-            let layer = DecoderLayer::load(width, config, vb.clone())?;
-            let layer = layer.with_memory(width, kernel, shift, vb.clone())?;
-            layers.push(layer.with_cross(width, config.attention_heads, vb)?);
+        if !config.use_output_layer {
+            bail!("decoder_conf.use_output_layer: false is not supported");
         }
-        for i in 0..config.num_blocks.saturating_sub(config.att_layer_num) {
-            let vb = vb.pp(format!("decoders2.{i}"));
-            // These layers are built without the shift, whatever the configuration says.
-            layers.push(DecoderLayer::load(width, config, vb.clone())?.with_memory(width, kernel, 0, vb)?);
-        }
-        layers.push(DecoderLayer::load(width, config, vb.pp("decoders3.0"))?);
-        let after_norm = LayerNorm::load(width, LayerNorm::EPS, vb.pp("after_norm"))?;
-        Ok(Self { layers, after_norm, output_layer: Linear::load(width, vocab, vb.pp("output_layer"))? })
+        let stack = DecoderStack::load(width, config, vb.clone())?;
+        Ok(Self { stack, output_layer: Linear::load(width, vocab, vb.pp("output_layer"))? })
     }
 
     /// The layers, for those who want to run or replace them one by one.
     pub fn layers(&self) -> &[DecoderLayer] {
-        &self.layers
+        self.stack.layers()
     }
 
     /// `acoustic_embeds [B, L, D]` of `tokens`, `encoder_out [B, T, D]` of `frames` -> logits `[B, L, V]`.
@@ -171,10 +255,22 @@ impl SanmDecoder {
         encoder_out: &Tensor,
         frames: &Lengths,
     ) -> Result<Tensor> {
-        let mut x = acoustic_embeds.clone();
-        for layer in &self.layers {
-            x = layer.forward(&x, tokens, encoder_out, frames)?;
-        }
-        self.output_layer.forward(&self.after_norm.forward(&x)?)
+        self.logits(&self.hidden(acoustic_embeds, tokens, encoder_out, frames)?)
+    }
+
+    /// [`SanmDecoder::forward`] up to the output layer: `[B, L, D]`.
+    pub fn hidden(
+        &self,
+        acoustic_embeds: &Tensor,
+        tokens: &Lengths,
+        encoder_out: &Tensor,
+        frames: &Lengths,
+    ) -> Result<Tensor> {
+        self.stack.forward(acoustic_embeds, tokens, encoder_out, frames)
+    }
+
+    /// Hidden states `[B, L, D]` -> logits `[B, L, V]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.output_layer.forward(hidden)
     }
 }

@@ -173,8 +173,8 @@ def write_checkpoint(directory, config, model, tokens):
             published[section] = keys
         elif section in published:
             published[section] |= keys
-    if config["model"] in ("Paraformer", "BiCifParaformer"):
-        published["model_conf"] = {
+    if "predictor" in config:
+        published["model_conf"] |= {
             "ctc_weight": 0.0,
             "lsm_weight": 0.1,
             "length_normalized_loss": True,

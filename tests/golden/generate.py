@@ -2,7 +2,7 @@
 
     pip install funasr==1.4.16 torch==2.11.0 torchaudio==2.11.0 safetensors
     python tests/golden/generate.py                 # rewrites tests/golden/*.safetensors
-    python tests/golden/generate.py --full DIR      # published sizes, not committed (3.5 GB)
+    python tests/golden/generate.py --full DIR      # published sizes, not committed (5.3 GB)
 
 One case is one file; README.md beside this script lists the names and shapes. Everything is seeded by the name of
 the case, f32, dither 0, one thread, eval mode. Tensors are cloned before they are kept: FunASR scales some in place.
@@ -13,12 +13,15 @@ from pathlib import Path
 
 import bicif
 import cif_track
+import contextual
 import ct_transformer
 import ct_transformer_streaming
 import frontend
 import fsmn_vad
+import hotwords
 import lstm
 import paraformer
+import seaco
 import torch
 from common import HERE, check_versions, sanm, token_list
 
@@ -32,8 +35,12 @@ def write_full(directory, args):
     config = paraformer.full_config(tokens)
     paraformer.write_full(directory / "paraformer", paraformer.PLAIN, config, args.am_mvn, tokens)
     if not args.only_paraformer:
-        config = bicif.full_config(tokens)
-        paraformer.write_full(directory / "bicif", bicif.BICIF, config, args.am_mvn, tokens)
+        for name, script, family in (
+            ("bicif", bicif, bicif.BICIF),
+            ("seaco", seaco, seaco.SEACO),
+            ("contextual", contextual, contextual.CONTEXTUAL),
+        ):
+            paraformer.write_full(directory / name, family, script.full_config(tokens), args.am_mvn, tokens)
         ct_transformer.write_full_punctuation(directory / "ct-punc-c", 272727, sanm(256, 8, 1024, 4, 11, 0))
         ct_transformer.write_full_punctuation(directory / "ct-punc", 471067, sanm(516, 12, 2048, 12, 11, 0))
         ct_transformer_streaming.write_full_realtime(directory / "ct-punc-realtime")
@@ -57,7 +64,7 @@ def main():
     torch.set_grad_enabled(False)
     if args.full:
         return write_full(args.full, args)
-    for family in (paraformer, bicif, fsmn_vad, ct_transformer, ct_transformer_streaming, cif_track, lstm):
+    for family in (paraformer, bicif, seaco, contextual, hotwords, fsmn_vad, ct_transformer, ct_transformer_streaming, cif_track, lstm):
         family.generate()
     frontend.generate(args.audio)
 

@@ -1,0 +1,90 @@
+//! Hotwords as vectors: token embeddings through an LSTM whose last state stands for the word
+//! (FunASR `models/seaco_paraformer/model.py`, `models/contextual_paraformer/model.py`).
+
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde::Deserialize;
+
+use super::{Lengths, Linear, Lstm, LstmConfig};
+
+/// Hotwords that go through the LSTM at once.
+const BATCH: usize = 512;
+/// The token that ends every list and stands for "no hotword": `<s>`.
+const SENTINEL: u32 = 1;
+
+/// Supported `bias_encoder_type`.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BiasEncoderType {
+    /// See [`BiasEncoder`].
+    #[default]
+    Lstm,
+}
+
+/// The encoder of hotwords.
+#[derive(Debug, Clone)]
+pub struct BiasEncoder {
+    embed: Tensor,
+    lstm: Lstm,
+    lstm_proj: Option<Linear>,
+}
+
+impl BiasEncoder {
+    /// Loads `bias_encoder.*` and, if bidirectional, `lstm_proj`; `embed [V, D]` are the token embeddings.
+    pub fn load(embed: Tensor, layers: usize, bidirectional: bool, vb: VarBuilder) -> Result<Self> {
+        let width = embed.dim(1)?;
+        let config = LstmConfig { inputs: width, hidden: width, layers, bidirectional };
+        let project = || Linear::load(2 * width, width, vb.pp("lstm_proj"));
+        Ok(Self {
+            lstm: Lstm::load(&config, vb.pp("bias_encoder"))?,
+            lstm_proj: bidirectional.then(project).transpose()?,
+            embed,
+        })
+    }
+
+    /// Token ids of each hotword -> `[N + 1, D]`; the last one is that of `<s>`, which stands for "no hotword".
+    ///
+    /// # Errors
+    /// A hotword without tokens or with an unknown one.
+    pub fn forward(&self, hotwords: &[Vec<u32>]) -> Result<Tensor> {
+        let vocab = self.embed.dim(0)?;
+        for (i, ids) in hotwords.iter().enumerate() {
+            match ids.iter().find(|&&id| id as usize >= vocab) {
+                Some(id) => bail!("hotword {i}: token {id} of a list of {vocab}"),
+                None if ids.is_empty() => bail!("hotword {i} has no tokens"),
+                None => {}
+            }
+        }
+        let sentinel = [vec![SENTINEL]];
+        let batches = hotwords.chunks(BATCH).chain([sentinel.as_slice()]);
+        Tensor::cat(&batches.map(|batch| self.last_states(batch)).collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    /// One batch of hotwords -> `[N, D]`.
+    fn last_states(&self, hotwords: &[Vec<u32>]) -> Result<Tensor> {
+        let lengths = Lengths::new(hotwords.iter().map(Vec::len).collect::<Vec<_>>());
+        let (count, time) = (lengths.batch(), lengths.max());
+        let padding = |ids: &Vec<u32>| std::iter::repeat_n(0, time - ids.len());
+        let ids: Vec<u32> = hotwords.iter().flat_map(|ids| ids.iter().copied().chain(padding(ids))).collect();
+        let embedded = self.embed.index_select(&Tensor::new(ids, self.embed.device())?, 0)?;
+        let states = self.lstm.forward(&embedded.reshape((count, time, ()))?, &lengths)?;
+        let last = |(i, n): (usize, &usize)| (i * time + n - 1) as u32;
+        let last: Vec<u32> = lengths.items().iter().enumerate().map(last).collect();
+        let states = states.flatten(0, 1)?.index_select(&Tensor::new(last, self.embed.device())?, 0)?;
+        self.lstm_proj.as_ref().map_or(Ok(states.clone()), |project| project.forward(&states))
+    }
+}
+
+/// The hotwords of each item of a batch, `[N, D]` or none, as one padded memory `[B, M, D]` like `like [B, L, D]`, and
+/// how many each item has.
+pub fn pad_hotwords(items: &[Option<&Tensor>], like: &Tensor) -> Result<(Tensor, Lengths)> {
+    let counts = items.iter().map(|item| item.map_or(Ok(0), |x| x.dim(0))).collect::<Result<Vec<_>>>()?;
+    let lengths = Lengths::new(counts);
+    let (width, most) = (like.dim(2)?, lengths.max());
+    let pad = |item: &Option<&Tensor>| match item {
+        Some(x) => x.pad_with_zeros(0, 0, most - x.dim(0)?),
+        None => Tensor::zeros((most, width), like.dtype(), like.device()),
+    };
+    let padded = items.iter().map(pad).collect::<Result<Vec<_>>>()?;
+    Ok((Tensor::stack(&padded, 0)?, lengths))
+}
