@@ -25,7 +25,15 @@ use crate::hub::ModelSource;
 use crate::weights::ModelFiles;
 
 /// FunASR's model classes that run here.
-pub const CLASSES: [&str; 4] = ["Paraformer", "FsmnVADStreaming", "CTTransformer", "CTTransformerStreaming"];
+pub const CLASSES: [&str; 7] = [
+    "Paraformer",
+    "BiCifParaformer",
+    "SeacoParaformer",
+    "ContextualParaformer",
+    "FsmnVADStreaming",
+    "CTTransformer",
+    "CTTransformerStreaming",
+];
 
 /// Opens the files of a resolved model.
 pub fn open_model(source: &ModelSource) -> Result<ModelFiles> {

@@ -7,7 +7,9 @@ use crate::decode::timestamps::{CifTrack, us_peaks};
 use crate::device::Compute;
 use crate::error::Result;
 use crate::models::bicif::{self, BiCifParaformer};
+use crate::models::contextual::{self, ContextualParaformer};
 use crate::models::paraformer::{self, Paraformer};
+use crate::models::seaco::{self, SeacoParaformer};
 use crate::nn::{CifOutput, Lengths};
 use crate::weights::ModelFiles;
 
@@ -21,6 +23,10 @@ pub enum Network {
     Paraformer(Box<Paraformer>),
     /// Paraformer with a timestamp head.
     BiCif(Box<BiCifParaformer>),
+    /// The same with hotwords that correct what the decoder says.
+    Seaco(Box<SeacoParaformer>),
+    /// Paraformer with hotwords that its decoder attends to.
+    Contextual(Box<ContextualParaformer>),
 }
 
 /// Every stage of one batch.
@@ -82,19 +88,50 @@ impl Network {
     /// A class that is no offline recogniser, files that are incomplete or do not fit each other.
     pub fn load(files: &ModelFiles, width: usize, compute: &Compute) -> Result<(Self, usize)> {
         let (dtype, device) = (compute.dtype, &compute.device);
-        match files.class()? {
+        Ok(match files.class()? {
             "Paraformer" => {
                 let config: paraformer::Config = files.config(&OTHERS)?;
                 let network = files.build(dtype, device, |vb| Paraformer::load(width, &config, vb))?;
-                Ok((Self::Paraformer(network.into()), config.vocab_size))
+                (Self::Paraformer(network.into()), config.vocab_size)
             }
             "BiCifParaformer" => {
                 let config: bicif::Config = files.config(&OTHERS)?;
                 let network = files.build(dtype, device, |vb| BiCifParaformer::load(width, &config, vb))?;
-                Ok((Self::BiCif(network.into()), config.vocab_size))
+                (Self::BiCif(network.into()), config.vocab_size)
             }
-            class => Err(files.config_error(format!("a {class} model does not recognise whole recordings"))),
-        }
+            "SeacoParaformer" => {
+                let config: seaco::Config = files.config(&OTHERS)?;
+                let network = files.build(dtype, device, |vb| SeacoParaformer::load(width, &config, vb))?;
+                (Self::Seaco(network.into()), config.paraformer.vocab_size)
+            }
+            "ContextualParaformer" => {
+                let config: contextual::Config = files.config(&OTHERS)?;
+                let network =
+                    files.build(dtype, device, |vb| ContextualParaformer::load(width, &config, vb))?;
+                (Self::Contextual(network.into()), config.vocab_size)
+            }
+            class => {
+                let message = format!("a {class} model does not recognise whole recordings");
+                return Err(files.config_error(message));
+            }
+        })
+    }
+
+    /// Whether it can be biased with hotwords.
+    pub fn takes_hotwords(&self) -> bool {
+        matches!(self, Self::Seaco(_) | Self::Contextual(_))
+    }
+
+    /// Token ids of each hotword as the vectors `[N, D]` that requests carry; none if the network takes no hotwords.
+    ///
+    /// # Errors
+    /// [`crate::Error::Inference`], with the op that failed.
+    pub fn encode_hotwords(&self, ids: &[Vec<u32>]) -> Result<Option<Tensor>> {
+        Ok(match self {
+            Self::Seaco(network) => Some(network.encode_hotwords(ids)?),
+            Self::Contextual(network) => Some(network.encode_hotwords(ids)?),
+            _ => None,
+        })
     }
 
     /// Normalised features `[B, T, width]` of the given lengths, with the request of each -> every stage.
@@ -105,15 +142,29 @@ impl Network {
         &self,
         speech: &Tensor,
         lengths: &Lengths,
-        _requests: &[&Request],
+        requests: &[&Request],
     ) -> Result<NetworkOutput> {
+        let hotwords = || requests.iter().map(|request| request.hotwords.as_deref()).collect::<Vec<_>>();
         Ok(match self {
             Self::Paraformer(network) => network.forward(speech, lengths)?.into(),
             Self::BiCif(network) => {
+                let rate = network.predictor().upsample_times();
                 let bicif::Output { encoder_out, cif, us_alphas, decoder_logits: logits } =
                     network.forward(speech, lengths)?;
-                let us = Some(Upsampled::new(us_alphas, network.predictor().upsample_times()));
+                let us = Some(Upsampled::new(us_alphas, rate));
                 NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us } }
+            }
+            Self::Seaco(network) => {
+                let rate = network.predictor().upsample_times();
+                let seaco::Output { encoder_out, cif, us_alphas, decoder_logits: logits, .. } =
+                    network.forward(speech, lengths, &hotwords())?;
+                let us = Some(Upsampled::new(us_alphas, rate));
+                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us } }
+            }
+            Self::Contextual(network) => {
+                let contextual::Output { encoder_out, cif, decoder_logits: logits } =
+                    network.forward(speech, lengths, &hotwords())?;
+                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us: None } }
             }
         })
     }

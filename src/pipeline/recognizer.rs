@@ -1,14 +1,17 @@
 //! Samples of speech segments -> tokens with times.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::{Network, NetworkOutput, Request, Scores, batch, open_frontend, open_tokens};
 use crate::decode::greedy::{Emission, greedy};
+use crate::decode::hotwords::{HotwordReport, Hotwords, SegDict};
 use crate::decode::timestamps::token_spans;
 use crate::decode::tokens::TokenList;
 use crate::device::Compute;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::frontend::{Features, Frontend};
 use crate::nn::Lengths;
 use crate::text::Token;
@@ -51,7 +54,10 @@ pub struct Recognizer {
     network: Network,
     tokens: TokenList,
     notation: Notation,
+    seg_dict: Option<SegDict>,
     compute: Compute,
+    /// What error messages call the model.
+    origin: String,
 }
 
 impl Recognizer {
@@ -64,7 +70,10 @@ impl Recognizer {
         let (network, vocab_size) = Network::load(files, frontend.config().feature_width(), compute)?;
         let (_, tokens) = open_tokens(files, vocab_size)?;
         let notation = Notation::of(tokens.iter());
-        Ok(Self { frontend, network, tokens, notation, compute: compute.clone() })
+        let seg_dict = if network.takes_hotwords() { files.seg_dict()? } else { None };
+        let seg_dict = seg_dict.map(|(_, text)| SegDict::parse(&text));
+        let (compute, origin) = (compute.clone(), files.origin.clone());
+        Ok(Self { frontend, network, tokens, notation, seg_dict, compute, origin })
     }
 
     /// Sample rate that [`Recognizer::recognize`] takes.
@@ -85,6 +94,24 @@ impl Recognizer {
     /// Where and in which format it computes.
     pub fn compute(&self) -> &Compute {
         &self.compute
+    }
+
+    /// Makes `request` ask for these hotwords, and says what became of each. Words that the vocabulary cannot spell are
+    /// not used; if none can be, the request is as without hotwords.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the network takes no hotwords.
+    pub fn bias(&self, request: &mut Request, hotwords: &Hotwords) -> Result<HotwordReport> {
+        if !self.network.takes_hotwords() {
+            let message = "takes no hotwords; SeacoParaformer (paraformer-zh) and ContextualParaformer do";
+            return Err(Error::Unsupported(format!("{}: {message}", self.origin)));
+        }
+        let (ids, report) = hotwords.encode(&self.tokens, self.seg_dict.as_ref());
+        request.hotwords = match ids.as_slice() {
+            [] => None,
+            ids => self.network.encode_hotwords(ids)?.map(Arc::new),
+        };
+        Ok(report)
     }
 
     /// Recognises several utterances in one padded batch; an utterance gives the same in any batch. One that is too
