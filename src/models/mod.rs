@@ -5,3 +5,4 @@ pub mod bicif;
 pub mod ct_transformer;
 pub mod fsmn_vad;
 pub mod paraformer;
+pub mod paraformer_online;

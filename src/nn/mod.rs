@@ -3,10 +3,13 @@
 //! Every `load` takes a [`VarBuilder`](candle_nn::VarBuilder) that stands at the layer's prefix and uses FunASR's
 //! tensor names; every `forward` takes `[B, T, D]` and, where padding matters, the [`Lengths`] of the batch.
 
+mod chunk;
 mod cif;
+mod cif_stream;
 mod cif_v3;
 mod feed_forward;
 mod fsmn;
+mod history;
 mod layer_norm;
 mod linear;
 mod lstm;
@@ -14,14 +17,17 @@ mod position;
 mod sanm;
 mod sanm_decoder;
 
+pub use chunk::{Chunk, ChunkSize};
 pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
+pub use cif_stream::{CifState, CifStep, Decided};
 pub use cif_v3::{CifPredictorV3, CifV3Config, UpsampleType};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
 pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
 pub use funasr_kernels::{Lengths, Visible};
+pub use history::History;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use lstm::{Lstm, LstmConfig};
-pub use position::add_positions;
-pub use sanm::{EncoderLayer, SanmEncoder, SanmEncoderConfig, SanmMemory};
-pub use sanm_decoder::{DecoderLayer, SanmDecoder, SanmDecoderConfig};
+pub use position::{add_positions, add_positions_to_rows};
+pub use sanm::{EncoderLayer, EncoderState, SanmEncoder, SanmEncoderConfig, SanmMemory};
+pub use sanm_decoder::{DecoderLayer, DecoderState, SanmDecoder, SanmDecoderConfig};

@@ -6,6 +6,7 @@ mod ct_transformer;
 mod fsmn_vad;
 mod lstm;
 mod paraformer;
+mod paraformer_online;
 
 use candle_core::Tensor;
 
