@@ -9,6 +9,7 @@ mod frontend;
 mod golden;
 mod hub;
 mod layering;
+mod online;
 mod padding;
 mod parity;
 mod punctuation_realtime;

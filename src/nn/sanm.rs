@@ -165,12 +165,7 @@ impl SanmAttention {
     }
 
     /// `[B, T, in]` -> `[B, T, D]`, plus `residual` if there is one. The memory sees the chunk alone.
-    fn forward(
-        &self,
-        x: &Tensor,
-        residual: Option<&Tensor>,
-        frames: Frames,
-    ) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, frames: Frames) -> Result<Tensor> {
         let Frames { lengths, visible, histories } = frames;
         let qkv = self.linear_q_k_v.forward(x)?;
         let width = qkv.dim(2)? / 3;

@@ -3,12 +3,15 @@
 pub mod batch;
 mod held;
 mod offline;
+mod online;
 mod punctuator;
 mod recognizer;
 mod transcript;
 mod voice_detector;
 
+pub use crate::models::paraformer_online::StreamOptions;
 pub use offline::{Transcriber, TranscriberOptions};
+pub use online::{OnlineRecognizer, OnlineStream};
 pub use punctuator::PunctuationModel;
 pub use recognizer::{Recognition, Recognizer};
 pub use transcript::{Segment, Transcript};
@@ -21,7 +24,8 @@ use crate::hub::ModelSource;
 use crate::weights::ModelFiles;
 
 /// FunASR's model classes that run here.
-pub const CLASSES: [&str; 4] = ["Paraformer", "FsmnVADStreaming", "CTTransformer", "CTTransformerStreaming"];
+pub const CLASSES: [&str; 5] =
+    ["Paraformer", "ParaformerStreaming", "FsmnVADStreaming", "CTTransformer", "CTTransformerStreaming"];
 
 /// Opens the files of a resolved model.
 pub fn open_model(source: &ModelSource) -> Result<ModelFiles> {
