@@ -10,6 +10,7 @@ mod golden;
 mod hotwords;
 mod hub;
 mod layering;
+mod online;
 mod padding;
 mod parity;
 mod punctuation_realtime;

@@ -45,7 +45,7 @@ const TRAINING_SECTIONS: [&str; 25] = [
 
 /// Options that change nothing once training is over, for every class: losses, regularisation, sampling, reports,
 /// tensor names of another framework, and the dither that this engine never adds.
-const TRAINING_OPTIONS: [(&str, &[&str]); 7] = [
+const TRAINING_OPTIONS: [(&str, &[&str]); 8] = [
     (
         "model_conf",
         &[
@@ -90,6 +90,11 @@ const TRAINING_OPTIONS: [(&str, &[&str]); 7] = [
         ],
     ),
     ("encoder_conf", LAYER_TRAINING_OPTIONS),
+    // The chunks that a streaming encoder was trained with: in use the request says how a stream is cut.
+    (
+        "encoder_conf",
+        &["chunk_size", "decoder_att_look_back_factor", "encoder_att_look_back_factor", "pad_left", "stride"],
+    ),
     ("decoder_conf", LAYER_TRAINING_OPTIONS),
     ("seaco_decoder_conf", LAYER_TRAINING_OPTIONS),
     ("predictor_conf", &["dropout", "tf2torch_tensor_name_prefix_tf", "tf2torch_tensor_name_prefix_torch"]),

@@ -128,6 +128,22 @@ predictor_conf: {idim: 4, dropout: 0.1, tail_threshold: 0.45, tf2torch_tensor_na
 }
 
 #[test]
+fn the_chunks_of_training_are_left_out() {
+    let chunks = "    chunk_size: [12, 15]\n    stride: [8, 10]\n    pad_left: [0, 0]\n    \
+                  encoder_att_look_back_factor: [4, 4]\n    decoder_att_look_back_factor: [1, 1]\n";
+    let config = PARAFORMER
+        .replace("model: Paraformer\n", "model: ParaformerStreaming\n")
+        .replace("encoder: SANMEncoder\n", "encoder: SANMEncoderChunkOpt\n")
+        .replace("    input_layer: pe\n", &format!("    input_layer: pe_online\n{chunks}"));
+    let case = paraformer().file("config.yaml", config.as_bytes());
+    case.converted();
+    let options = &case.config()["encoder_conf"];
+    let expected =
+        json!({ "output_size": 4, "input_layer": "pe_online", "normalize_before": true, "new_option": 1e-4 });
+    assert_eq!((options, &case.config()["model"]), (&expected, &json!("ParaformerStreaming")));
+}
+
+#[test]
 fn weights_carry_normalisation_and_origin() {
     let case = paraformer();
     let options = ConvertOptions { dtype: Dtype::F16, licence: Some("MIT".to_owned()), ..Default::default() };

@@ -33,6 +33,7 @@ macro_rules! embedded {
 #[cfg(feature = "embedded-models")]
 const EMBEDDED: &[Embedded] = embedded![
     "demo": "Demonstration Paraformer: synthetic Mandarin, closed vocabulary" with "tokens.json",
+    "demo-online": "Demonstration streaming Paraformer: as `demo`" with "tokens.json",
     "demo-punc": "Demonstration punctuation for the texts of `demo`" with "tokens.json",
     "demo-punc-realtime": "Demonstration punctuation while a text goes on, for the texts of `demo`" with "tokens.json",
     "fsmn-vad": "Voice activity detection, the published FunASR weights",

@@ -6,4 +6,5 @@ pub mod contextual;
 pub mod ct_transformer;
 pub mod fsmn_vad;
 pub mod paraformer;
+pub mod paraformer_online;
 pub mod seaco;

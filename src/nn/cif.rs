@@ -3,7 +3,8 @@
 //! Alphas add up along time; each time the sum passes an integer a token fires, and its embedding is the sum of
 //! the frames since the last firing, weighted by their alphas, with the alpha of a firing frame split between the
 //! two tokens. Dong and Xu, "CIF: Continuous Integrate-and-Fire for End-to-End Speech Recognition", 2020; FunASR
-//! `models/paraformer/cif_predictor.py` (`CifPredictorV2`, `cif_v1`). What version 3 adds is in `cif_v3.rs`.
+//! `models/paraformer/cif_predictor.py` (`CifPredictorV2`, `cif_v1`). What version 3 adds is in `cif_v3.rs`, streams
+//! are in `cif_stream.rs`.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -100,8 +101,11 @@ impl CifPredictor {
     /// `encoder_out [B, T, D]` -> tokens. An item gives the same in any batch: what lies in the padding is not read.
     pub fn forward(&self, encoder_out: &Tensor, lengths: &Lengths) -> Result<CifOutput> {
         let hidden = without_padding(encoder_out, lengths)?;
-        let alphas = self.alphas(&hidden, lengths)?;
+        let mut alphas = self.alphas(&hidden, lengths)?;
         let tail = self.config.tail_threshold > 0.0;
+        if tail {
+            alphas.iter_mut().for_each(|alphas| alphas.push(self.config.tail_threshold as f32));
+        }
         let tracks: Vec<Cif> = alphas.iter().map(|alphas| (self.integrate)(alphas, tail)).collect();
         let token_num = Lengths::new(tracks.iter().map(|track| track.token_num).collect::<Vec<_>>());
         Ok(CifOutput {
@@ -120,15 +124,15 @@ impl CifPredictor {
         self.cif_conv1d.forward_relu(&Tensor::cat(&taps, 2)?)
     }
 
-    /// Weights of each item's valid frames, followed by the tail's.
-    fn alphas(&self, hidden: &Tensor, lengths: &Lengths) -> Result<Vec<Vec<f32>>> {
-        let CifConfig { smooth_factor, noise_threshold, tail_threshold, .. } = self.config;
-        let logits = self.cif_output.forward(&self.convolve(hidden)?)?;
-        let mut alphas = weights(&logits, lengths, [smooth_factor, noise_threshold])?;
-        if tail_threshold > 0.0 {
-            alphas.iter_mut().for_each(|alphas| alphas.push(tail_threshold as f32));
-        }
-        Ok(alphas)
+    /// Weights of each item's valid frames.
+    pub(super) fn alphas(&self, hidden: &Tensor, lengths: &Lengths) -> Result<Vec<Vec<f32>>> {
+        let CifConfig { smooth_factor, noise_threshold, .. } = self.config;
+        weights(&self.cif_output.forward(&self.convolve(hidden)?)?, lengths, [smooth_factor, noise_threshold])
+    }
+
+    /// Weight of the frame behind the last one.
+    pub(super) fn tail_threshold(&self) -> f32 {
+        self.config.tail_threshold as f32
     }
 }
 

@@ -4,10 +4,13 @@
 //! tensor names; every `forward` takes `[B, T, D]` and, where padding matters, the [`Lengths`] of the batch.
 
 mod bias_encoder;
+mod chunk;
 mod cif;
+mod cif_stream;
 mod cif_v3;
 mod feed_forward;
 mod fsmn;
+mod history;
 mod layer_norm;
 mod linear;
 mod lstm;
@@ -16,14 +19,19 @@ mod sanm;
 mod sanm_decoder;
 
 pub use bias_encoder::{BiasEncoder, BiasEncoderType, pad_hotwords};
+pub use chunk::{Chunk, ChunkSize};
 pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
+pub use cif_stream::{CifState, CifStep, Decided};
 pub use cif_v3::{CifPredictorV3, CifV3Config, UpsampleType};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
 pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
 pub use funasr_kernels::{Lengths, Visible};
+pub use history::History;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use lstm::{Lstm, LstmConfig};
-pub use position::add_positions;
-pub use sanm::{EncoderLayer, SanmEncoder, SanmEncoderConfig, SanmMemory};
-pub use sanm_decoder::{CrossAttention, DecoderLayer, DecoderStack, SanmDecoder, SanmDecoderConfig};
+pub use position::{add_positions, add_positions_to_rows};
+pub use sanm::{EncoderLayer, EncoderState, SanmEncoder, SanmEncoderConfig, SanmMemory};
+pub use sanm_decoder::{
+    CrossAttention, DecoderLayer, DecoderStack, DecoderState, SanmDecoder, SanmDecoderConfig,
+};

@@ -8,11 +8,27 @@ use candle_core::{Result, Tensor, bail};
 /// Adds the code of positions `before + 1 ..` to `x [B, T, D]`; D is even and at least 4.
 pub fn add_positions(x: &Tensor, before: usize) -> Result<Tensor> {
     let (_, time, depth) = x.dims3()?;
+    check(depth)?;
+    let code = Tensor::from_vec(table(before, time, depth), (1, time, depth), x.device())?;
+    x.broadcast_add(&code.to_dtype(x.dtype())?)
+}
+
+/// [`add_positions`] for rows `[T, D]` on the host.
+pub fn add_positions_to_rows(rows: &mut [f32], depth: usize, before: usize) -> Result<()> {
+    check(depth)?;
+    if !rows.len().is_multiple_of(depth) {
+        bail!("position code: {} values are no rows of {depth}", rows.len());
+    }
+    let code = table(before, rows.len() / depth, depth);
+    rows.iter_mut().zip(code).for_each(|(x, code)| *x += code);
+    Ok(())
+}
+
+fn check(depth: usize) -> Result<()> {
     if depth < 4 || !depth.is_multiple_of(2) {
         bail!("position code: a depth of {depth} is not even and at least 4");
     }
-    let code = Tensor::from_vec(table(before, time, depth), (1, time, depth), x.device())?;
-    x.broadcast_add(&code.to_dtype(x.dtype())?)
+    Ok(())
 }
 
 /// `[time, depth]`, all in f32 as FunASR computes it.

@@ -3,12 +3,15 @@
 //! Gao et al., "SAN-M: Memory Equipped Self-Attention for End-to-End Speech Recognition", 2020; FunASR
 //! `models/sanm/{attention,encoder}.py`.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use funasr_kernels::{Attention, FsmnMemory, Visible};
 use serde::Deserialize;
 
-use super::{FeedForward, LayerNorm, Lengths, Linear, add_positions};
+use super::history::{Histories, Join};
+use super::{
+    Chunk, ChunkSize, FeedForward, History, LayerNorm, Lengths, Linear, add_positions, add_positions_to_rows,
+};
 
 /// `encoder_conf` of a SANM encoder, with FunASR's key names and defaults.
 #[derive(Debug, Clone, Deserialize)]
@@ -26,7 +29,7 @@ pub struct SanmEncoderConfig {
     pub kernel_size: usize,
     /// Frames by which the memory looks further back than ahead.
     pub sanm_shfit: usize,
-    /// Where the input comes from; the position code is the only published one.
+    /// Where the input comes from; features with a position code are the only published ones.
     pub input_layer: InputLayer,
     /// Kind of position code.
     pub pos_enc_class: PositionCode,
@@ -66,6 +69,8 @@ pub enum InputLayer {
     /// Position code on the features.
     #[default]
     Pe,
+    /// The same, counted on from chunk to chunk.
+    PeOnline,
 }
 
 /// Supported `pos_enc_class`.
@@ -118,6 +123,25 @@ impl SanmMemory {
         let offset = -(self.left as isize);
         FsmnMemory { offset, dilation: 1, skip: true, lengths: lengths.clone() }.forward(x, &self.taps)
     }
+
+    /// The next rows of streams, `[B, T, D]` -> `[B, T, D]`. Each has `K - 1` rows more once joined with its history.
+    pub(super) fn step(&self, x: &Tensor, histories: &mut Histories) -> Result<Tensor> {
+        let joined = histories.join(x)?;
+        let past = self.taps.dim(0)? - 1;
+        let lengths = histories.lengths().clone();
+        let memory = FsmnMemory { offset: -(past as isize), dilation: 1, skip: false, lengths };
+        memory.forward(&joined, &self.taps)?.narrow(1, past, x.dim(1)?)? + x
+    }
+}
+
+/// What a layer may look at.
+struct Frames<'a> {
+    /// Frames of each item.
+    lengths: &'a Lengths,
+    /// Which of the keys a frame attends to.
+    visible: Visible,
+    /// Keys and values from before, which all frames attend to as well.
+    histories: Option<&'a mut Histories>,
 }
 
 /// Self-attention plus memory: `linear_out(attention(q, k, v)) + memory(v)`.
@@ -140,21 +164,19 @@ impl SanmAttention {
         })
     }
 
-    /// `[B, T, in]` -> `[B, T, D]`, plus `residual` if there is one.
-    fn forward(
-        &self,
-        x: &Tensor,
-        residual: Option<&Tensor>,
-        lengths: &Lengths,
-        visible: Visible,
-    ) -> Result<Tensor> {
+    /// `[B, T, in]` -> `[B, T, D]`, plus `residual` if there is one. The memory sees the chunk alone.
+    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, frames: Frames) -> Result<Tensor> {
+        let Frames { lengths, visible, histories } = frames;
         let qkv = self.linear_q_k_v.forward(x)?;
         let width = qkv.dim(2)? / 3;
-        let [q, k, v] = [0, 1, 2].map(|i| qkv.narrow(2, i * width, width));
-        let (q, k, v) = (q?, k?, v?);
-        let memory = self.memory.forward(&v, lengths)?;
-        let (queries, keys) = (lengths.clone(), lengths.clone());
-        let attention = Attention { heads: self.heads, queries, keys, visible };
+        let (q, kv) = (qkv.narrow(2, 0, width)?, qkv.narrow(2, width, 2 * width)?);
+        let memory = self.memory.forward(&kv.narrow(2, width, width)?, lengths)?;
+        let (kv, keys) = match histories {
+            Some(histories) => (histories.join(&kv)?, histories.lengths().clone()),
+            None => (kv, lengths.clone()),
+        };
+        let (k, v) = (kv.narrow(2, 0, width)?, kv.narrow(2, width, width)?);
+        let attention = Attention { heads: self.heads, queries: lengths.clone(), keys, visible };
         let addends: Vec<&Tensor> = [&memory].into_iter().chain(residual).collect();
         self.linear_out.forward_add(&attention.forward(&q, &k, &v)?, &addends)
     }
@@ -190,9 +212,55 @@ impl EncoderLayer {
 
     /// The same where the attention of a frame may be limited; the memory is not.
     pub fn forward_visible(&self, x: &Tensor, lengths: &Lengths, visible: Visible) -> Result<Tensor> {
+        self.run(x, Frames { lengths, visible, histories: None })
+    }
+
+    fn run(&self, x: &Tensor, frames: Frames) -> Result<Tensor> {
         let residual = self.residual.then_some(x);
-        let x = self.self_attn.forward(&self.norm1.forward(x)?, residual, lengths, visible)?;
+        let x = self.self_attn.forward(&self.norm1.forward(x)?, residual, frames)?;
         self.feed_forward.forward_add(&self.norm2.forward(&x)?, &x)
+    }
+}
+
+/// What an encoder carries from chunk to chunk of one stream.
+#[derive(Debug, Clone)]
+pub struct EncoderState {
+    size: ChunkSize,
+    look_back: Option<usize>,
+    position: usize,
+    context: Vec<f32>,
+    history: History,
+}
+
+impl EncoderState {
+    /// Rows coded so far, which is where the next ones count from.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// The last rows, scaled and with position code, that the next chunk begins with; zero before the first chunk.
+    pub fn context(&self) -> &[f32] {
+        &self.context
+    }
+
+    /// Keys and values `[layers, M, 2 D]` that the next chunk looks back on.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The frames of a chunk of `fresh` rows that are remembered: those that no later chunk repeats. The first chunk
+    /// is remembered whole, also where that is more than the look-back; nothing is where there is no right context,
+    /// as FunASR's slice `[:-0]` is empty.
+    fn join(&self, fresh: usize) -> Join {
+        let (past, right) = (self.history.len(), self.size.right());
+        let end = (past + fresh).saturating_sub(right);
+        let start = match self.look_back {
+            Some(0) => end,
+            _ if right == 0 => end,
+            Some(chunks) if past > 0 => end.saturating_sub(chunks.saturating_mul(self.size.stride())),
+            _ => 0,
+        };
+        Join { lead: 0, fresh, trail: 0, keep: start..end }
     }
 }
 
@@ -202,21 +270,26 @@ pub struct SanmEncoder {
     layers: Vec<EncoderLayer>,
     after_norm: LayerNorm,
     scale: f64,
+    inputs: usize,
+    device: Device,
+    dtype: DType,
 }
 
 impl SanmEncoder {
     /// Loads `encoders0.0`, `encoders.*` and `after_norm`; `inputs` is the feature width.
     pub fn load(inputs: usize, config: &SanmEncoderConfig, vb: VarBuilder) -> Result<Self> {
         if config.num_blocks == 0 {
-            candle_core::bail!("encoder: num_blocks is 0");
+            bail!("encoder: num_blocks is 0");
         }
+        let (device, dtype) = (vb.device().clone(), vb.dtype());
         let mut layers = vec![EncoderLayer::load(inputs, config, vb.pp("encoders0.0"))?];
         for i in 0..config.num_blocks - 1 {
             layers.push(EncoderLayer::load(config.output_size, config, vb.pp(format!("encoders.{i}")))?);
         }
         let after_norm = LayerNorm::load(config.output_size, LayerNorm::EPS, vb.pp("after_norm"))?;
         // The root of the output width, also where the input is wider (560): as FunASR has it.
-        Ok(Self { layers, after_norm, scale: (config.output_size as f64).sqrt() })
+        let scale = (config.output_size as f64).sqrt();
+        Ok(Self { layers, after_norm, scale, inputs, device, dtype })
     }
 
     /// Scaled features with position code, `[B, T, in]`: the input of the first layer.
@@ -241,5 +314,64 @@ impl SanmEncoder {
             x = layer.forward(&x, lengths)?;
         }
         self.after_norm.forward(&x)
+    }
+
+    /// The state before the first chunk of a stream. `look_back` is how many chunks the attention looks back on;
+    /// `None`: all of them, and the state grows.
+    pub fn start(&self, size: ChunkSize, look_back: Option<usize>) -> EncoderState {
+        let context = vec![0.0; size.context() * self.inputs];
+        EncoderState { size, look_back, position: 0, context, history: History::default() }
+    }
+
+    /// The next chunk of each of some streams -> `encoder_out [B, T, D]` and the frames of each: the context and the
+    /// new rows. The streams may be anywhere, and each gets what it gets alone (FunASR `models/scama/encoder.py`,
+    /// `forward_chunk`).
+    pub fn step(&self, states: &mut [&mut EncoderState], chunks: &[Chunk]) -> Result<(Tensor, Lengths)> {
+        let inputs = states.iter_mut().zip(chunks).map(|(state, &chunk)| self.input(state, chunk));
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let frames = Lengths::new(inputs.iter().map(|rows| rows.len() / self.inputs).collect::<Vec<_>>());
+        let mut x = self.pad(&inputs, &frames)?;
+        let joins: Vec<Join> = states.iter().zip(frames.items()).map(|(s, &n)| s.join(n)).collect();
+        let past: Vec<&History> = states.iter().map(|state| &state.history).collect();
+        let mut histories = Histories::open(&past, &joins, &self.device)?;
+        for layer in &self.layers {
+            let frames = Frames { lengths: &frames, visible: Visible::All, histories: Some(&mut histories) };
+            x = layer.run(&x, frames)?;
+        }
+        for (state, history) in states.iter_mut().zip(histories.close()?) {
+            state.history = history;
+        }
+        Ok((self.after_norm.forward(&x)?, frames))
+    }
+
+    /// The rows that the layers see of one chunk; the state moves on behind them.
+    fn input(&self, state: &mut EncoderState, chunk: Chunk) -> Result<Vec<f32>> {
+        let scale = self.scale as f32;
+        if chunk == Chunk::Tail {
+            // FunASR scales the context in place, although it is scaled already.
+            state.context.iter_mut().for_each(|x| *x *= scale);
+            state.position += state.size.context();
+            return Ok(state.context.clone());
+        }
+        let mut rows: Vec<f32> = chunk.rows().iter().map(|x| x * scale).collect();
+        if rows.is_empty() {
+            bail!("encoder: a chunk without rows");
+        }
+        add_positions_to_rows(&mut rows, self.inputs, state.position)?;
+        state.position += rows.len() / self.inputs;
+        let input = [state.context.as_slice(), &rows].concat();
+        state.context = input[input.len() - state.context.len()..].to_vec();
+        Ok(input)
+    }
+
+    /// `[B, T, in]`, zero after the end of each item.
+    fn pad(&self, items: &[Vec<f32>], lengths: &Lengths) -> Result<Tensor> {
+        let mut values = Vec::with_capacity(items.len() * lengths.max() * self.inputs);
+        for (i, item) in items.iter().enumerate() {
+            values.extend_from_slice(item);
+            values.resize((i + 1) * lengths.max() * self.inputs, 0.0);
+        }
+        let shape = (items.len(), lengths.max(), self.inputs);
+        Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)
     }
 }

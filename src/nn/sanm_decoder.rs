@@ -7,7 +7,8 @@ use candle_nn::ops::softmax_last_dim;
 use funasr_kernels::{Attention, Visible};
 use serde::Deserialize;
 
-use super::{DecoderFeedForward, LayerNorm, Lengths, Linear, SanmMemory};
+use super::history::{Histories, Join};
+use super::{ChunkSize, DecoderFeedForward, History, LayerNorm, Lengths, Linear, SanmMemory};
 
 /// `decoder_conf` of a SANM decoder, with FunASR's key names and defaults.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,6 +47,29 @@ impl Default for SanmDecoderConfig {
     }
 }
 
+impl SanmDecoderConfig {
+    fn shift(&self) -> usize {
+        self.sanm_shfit.unwrap_or(self.kernel_size.saturating_sub(1) / 2)
+    }
+}
+
+/// What the layers share: the tokens of each item, and its encoder output with its frames.
+struct Batch<'a> {
+    tokens: &'a Lengths,
+    memory: &'a Tensor,
+    frames: &'a Lengths,
+}
+
+/// The histories of streams, for the layers of each kind.
+struct StreamHistories {
+    /// Inputs of the memories in layers with attention.
+    attending: Histories,
+    /// Inputs of the memories in layers without.
+    plain: Histories,
+    /// Keys and values of the attention.
+    cross: Histories,
+}
+
 /// Attention of the tokens to a memory (the encoder's frames, hotwords), with the norm before it.
 #[derive(Debug, Clone)]
 pub struct CrossAttention {
@@ -77,25 +101,23 @@ impl CrossAttention {
         memory: &Tensor,
         entries: &Lengths,
     ) -> Result<Tensor> {
-        self.linear_out.forward(&self.attend(x, tokens, memory, entries)?)
+        self.linear_out.forward(&self.attend(x, &Batch { tokens, memory, frames: entries }, None)?)
     }
 
-    /// [`CrossAttention::forward`] plus `x`.
-    fn forward_add(
-        &self,
-        x: &Tensor,
-        tokens: &Lengths,
-        memory: &Tensor,
-        entries: &Lengths,
-    ) -> Result<Tensor> {
-        self.linear_out.forward_add(&self.attend(x, tokens, memory, entries)?, &[x])
+    /// What `x` finds in the memory of `batch` and in the frames of `past`, plus `x`.
+    fn forward_add(&self, x: &Tensor, batch: &Batch, past: Option<&mut Histories>) -> Result<Tensor> {
+        self.linear_out.forward_add(&self.attend(x, batch, past)?, &[x])
     }
 
-    fn attend(&self, x: &Tensor, tokens: &Lengths, memory: &Tensor, entries: &Lengths) -> Result<Tensor> {
+    fn attend(&self, x: &Tensor, batch: &Batch, past: Option<&mut Histories>) -> Result<Tensor> {
         let q = self.linear_q.forward(&self.norm3.forward(x)?)?;
-        let kv = self.linear_k_v.forward(memory)?;
+        let kv = self.linear_k_v.forward(batch.memory)?;
+        let (kv, keys) = match past {
+            Some(past) => (past.join(&kv)?, past.lengths().clone()),
+            None => (kv, batch.frames.clone()),
+        };
         let width = q.dim(2)?;
-        let (queries, keys) = (tokens.clone(), entries.clone());
+        let queries = batch.tokens.clone();
         let attention = Attention { heads: self.heads, queries, keys, visible: Visible::All };
         attention.forward(&q, &kv.narrow(2, 0, width)?, &kv.narrow(2, width, width)?)
     }
@@ -131,9 +153,8 @@ impl DecoderLayer {
 
     /// A layer of feed-forward and memory.
     pub fn load_memory(width: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
-        let shift = config.sanm_shfit.unwrap_or(config.kernel_size.saturating_sub(1) / 2);
         let layer = Self::load_feed_forward(width, config, vb.clone())?;
-        layer.with_memory(width, config.kernel_size, shift, vb)
+        layer.with_memory(width, config.kernel_size, config.shift(), vb)
     }
 
     /// The layers without attention: `decoders2.*`, which have a memory, and `decoders3.0`, which has none.
@@ -165,19 +186,32 @@ impl DecoderLayer {
     }
 
     /// `x [B, L, D]` of `tokens` through feed-forward and memory: what the attention asks with, `[B, L, D]`.
-    fn before_attention(&self, x: &Tensor, tokens: &Lengths) -> Result<Tensor> {
+    fn before_attention(&self, x: &Tensor, tokens: &Lengths, past: Option<&mut Histories>) -> Result<Tensor> {
         let y = self.feed_forward.forward(&self.norm1.forward(x)?)?;
-        match &self.memory {
-            Some((norm2, fsmn)) => x + fsmn.forward(&norm2.forward(&y)?, tokens)?,
-            None => Ok(y),
+        let Some((norm2, fsmn)) = &self.memory else { return Ok(y) };
+        let y = norm2.forward(&y)?;
+        match past {
+            Some(past) => x + fsmn.step(&y, past)?,
+            None => x + fsmn.forward(&y, tokens)?,
         }
     }
 
     /// `x [B, L, D]` of `tokens`, `memory [B, T, D]` of `frames` -> `[B, L, D]`.
     pub fn forward(&self, x: &Tensor, tokens: &Lengths, memory: &Tensor, frames: &Lengths) -> Result<Tensor> {
-        let y = self.before_attention(x, tokens)?;
+        self.run(x, &Batch { tokens, memory, frames }, None)
+    }
+
+    fn run(&self, x: &Tensor, batch: &Batch, streams: Option<&mut StreamHistories>) -> Result<Tensor> {
+        let (memory_past, cross_past) = match streams {
+            Some(StreamHistories { attending, cross, .. }) if self.cross.is_some() => {
+                (Some(attending), Some(cross))
+            }
+            Some(StreamHistories { plain, .. }) => (Some(plain), None),
+            None => (None, None),
+        };
+        let y = self.before_attention(x, batch.tokens, memory_past)?;
         match &self.cross {
-            Some(cross) => cross.forward_add(&y, tokens, memory, frames),
+            Some(cross) => cross.forward_add(&y, batch, cross_past),
             None => Ok(y),
         }
     }
@@ -188,7 +222,7 @@ impl DecoderLayer {
     /// A layer without attention.
     pub fn attention_weights(&self, x: &Tensor, memory: &Tensor) -> Result<Tensor> {
         let Some(cross) = &self.cross else { bail!("decoder: a layer without attention has no weights") };
-        cross.weights(&self.before_attention(x, &Lengths::full(1, x.dim(1)?))?, memory)
+        cross.weights(&self.before_attention(x, &Lengths::full(1, x.dim(1)?), None)?, memory)
     }
 }
 
@@ -217,11 +251,50 @@ impl DecoderStack {
 
     /// `x [B, L, D]` of `tokens`, `memory [B, T, D]` of `frames` -> hidden states `[B, L, D]`.
     pub fn forward(&self, x: &Tensor, tokens: &Lengths, memory: &Tensor, frames: &Lengths) -> Result<Tensor> {
+        self.run(x, &Batch { tokens, memory, frames }, None)
+    }
+
+    fn run(&self, x: &Tensor, batch: &Batch, mut streams: Option<&mut StreamHistories>) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.layers {
-            x = layer.forward(&x, tokens, memory, frames)?;
+            x = layer.run(&x, batch, streams.as_deref_mut())?;
         }
         self.after_norm.forward(&x)
+    }
+}
+
+/// What a decoder carries from chunk to chunk of one stream. A chunk without tokens leaves it alone.
+#[derive(Debug, Clone)]
+pub struct DecoderState {
+    /// Frames that the attention looks back on.
+    look_back: usize,
+    started: bool,
+    attending: History,
+    plain: History,
+    cross: History,
+}
+
+impl DecoderState {
+    /// The last `K - 1` inputs of the memories, `[layers, K - 1, D]`: of layers with attention, and of those without.
+    pub fn memories(&self) -> [&History; 2] {
+        [&self.attending, &self.plain]
+    }
+
+    /// Keys and values `[layers, M, 2 D]` of the last frames.
+    pub fn cross(&self) -> &History {
+        &self.cross
+    }
+
+    /// The last `K - 1` rows are remembered. At the start zeros stand before and behind the new rows as if they were the
+    /// whole: those behind are remembered, too, as in FunASR.
+    fn join_memory(&self, tokens: usize, kernel: usize, left: usize) -> Join {
+        let [lead, trail] = if self.started { [0, 0] } else { [left, kernel - 1 - left] };
+        Join { lead, fresh: tokens, trail, keep: tokens..tokens + kernel - 1 }
+    }
+
+    fn join_frames(&self, frames: usize) -> Join {
+        let end = self.cross.len() + frames;
+        Join { lead: 0, fresh: frames, trail: 0, keep: end.saturating_sub(self.look_back)..end }
     }
 }
 
@@ -230,6 +303,8 @@ impl DecoderStack {
 pub struct SanmDecoder {
     stack: DecoderStack,
     output_layer: Linear,
+    kernel: usize,
+    shift: usize,
 }
 
 impl SanmDecoder {
@@ -238,8 +313,13 @@ impl SanmDecoder {
         if !config.use_output_layer {
             bail!("decoder_conf.use_output_layer: false is not supported");
         }
+        let kernel = config.kernel_size;
+        if kernel == 0 {
+            bail!("decoder: kernel_size is 0");
+        }
         let stack = DecoderStack::load(width, config, vb.clone())?;
-        Ok(Self { stack, output_layer: Linear::load(width, vocab, vb.pp("output_layer"))? })
+        let output_layer = Linear::load(width, vocab, vb.pp("output_layer"))?;
+        Ok(Self { stack, output_layer, kernel, shift: config.shift() })
     }
 
     /// The layers, for those who want to run or replace them one by one.
@@ -272,5 +352,65 @@ impl SanmDecoder {
     /// Hidden states `[B, L, D]` -> logits `[B, L, V]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.output_layer.forward(hidden)
+    }
+
+    /// The state before the first chunk of a stream, which looks back on the frames of `look_back` strides.
+    ///
+    /// # Errors
+    /// Memories that would not see the newest token.
+    pub fn start(&self, size: ChunkSize, look_back: usize) -> Result<DecoderState> {
+        if self.memory_left() >= self.kernel {
+            bail!(
+                "decoder: sanm_shfit {} is too much for a kernel of {} in a stream",
+                self.shift,
+                self.kernel
+            );
+        }
+        Ok(DecoderState {
+            look_back: look_back.saturating_mul(size.stride()),
+            started: false,
+            attending: History::default(),
+            plain: History::default(),
+            cross: History::default(),
+        })
+    }
+
+    /// [`SanmDecoder::forward`] of the next chunk of each of some streams, at least one token each
+    /// (FunASR `models/paraformer/decoder.py`, `forward_chunk`; other than there a single layer of memory alone runs,
+    /// too).
+    pub fn step(
+        &self,
+        states: &mut [&mut DecoderState],
+        acoustic_embeds: &Tensor,
+        tokens: &Lengths,
+        encoder_out: &Tensor,
+        frames: &Lengths,
+    ) -> Result<Tensor> {
+        let open = |past: fn(&DecoderState) -> &History, join: &dyn Fn(usize, &DecoderState) -> Join| {
+            let histories: Vec<&History> = states.iter().map(|state| past(state)).collect();
+            let joins: Vec<Join> = states.iter().enumerate().map(|(i, state)| join(i, state)).collect();
+            Histories::open(&histories, &joins, encoder_out.device())
+        };
+        let memory = |left: usize| {
+            move |i: usize, state: &DecoderState| state.join_memory(tokens.items()[i], self.kernel, left)
+        };
+        let mut histories = StreamHistories {
+            attending: open(|state| &state.attending, &memory(self.memory_left()))?,
+            plain: open(|state| &state.plain, &memory((self.kernel - 1) / 2))?,
+            cross: open(|state| &state.cross, &|i, state| state.join_frames(frames.items()[i]))?,
+        };
+        let batch = Batch { tokens, memory: encoder_out, frames };
+        let logits = self.logits(&self.stack.run(acoustic_embeds, &batch, Some(&mut histories))?)?;
+        let StreamHistories { attending, plain, cross } = histories;
+        let kept = attending.close()?.into_iter().zip(plain.close()?).zip(cross.close()?);
+        for (state, ((attending, plain), cross)) in states.iter_mut().zip(kept) {
+            **state = DecoderState { look_back: state.look_back, started: true, attending, plain, cross };
+        }
+        Ok(logits)
+    }
+
+    /// Taps into the past of the memories in layers with attention.
+    fn memory_left(&self) -> usize {
+        ((self.kernel - 1) / 2).saturating_add(self.shift)
     }
 }

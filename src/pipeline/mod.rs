@@ -4,14 +4,17 @@ pub mod batch;
 mod held;
 mod network;
 mod offline;
+mod online;
 mod punctuator;
 mod recognizer;
 mod request;
 mod transcript;
 mod voice_detector;
 
+pub use crate::models::paraformer_online::StreamOptions;
 pub use network::{Network, NetworkOutput, Scores, Upsampled};
 pub use offline::{Transcriber, TranscriberOptions};
+pub use online::{OnlineRecognizer, OnlineStream};
 pub use punctuator::PunctuationModel;
 pub use recognizer::{Recognition, Recognizer, Utterance};
 pub use request::Request;
@@ -25,11 +28,12 @@ use crate::hub::ModelSource;
 use crate::weights::ModelFiles;
 
 /// FunASR's model classes that run here.
-pub const CLASSES: [&str; 7] = [
+pub const CLASSES: [&str; 8] = [
     "Paraformer",
     "BiCifParaformer",
     "SeacoParaformer",
     "ContextualParaformer",
+    "ParaformerStreaming",
     "FsmnVADStreaming",
     "CTTransformer",
     "CTTransformerStreaming",

@@ -68,6 +68,80 @@ pub fn join_text<S: AsRef<str>>(tokens: &[S], notation: Notation) -> String {
     concat(&parts(&texts, notation))
 }
 
+/// Text that grows with the tokens of a stream: what [`join_text`] gives for each chunk, and what belongs between them.
+///
+/// FunASR joins every chunk alone and so loses the first half of a word that is split over two. Here a piece is shown
+/// as soon as it is known and goes on in the next chunk.
+#[derive(Debug, Clone)]
+pub struct PartialJoin {
+    notation: Notation,
+    /// Whether the last token was a piece that the next one continues.
+    unfinished: bool,
+    /// Whether a word starts with the next letter.
+    blank: bool,
+    /// Last letter so far.
+    last: Option<char>,
+}
+
+impl PartialJoin {
+    /// Nothing shown yet.
+    pub fn new(notation: Notation) -> Self {
+        Self { notation, unfinished: false, blank: false, last: None }
+    }
+
+    /// The text to append for the tokens of the next chunk, with a space in front where it starts another word.
+    pub fn push(&mut self, tokens: &[Token]) -> String {
+        let kept: Vec<&str> =
+            tokens.iter().map(|token| token.text.as_str()).filter(|token| !SPECIAL.contains(token)).collect();
+        let mut text = String::new();
+        match self.notation {
+            Notation::Continuation => self.push_continued(&kept, &mut text),
+            Notation::WordStart => self.push_started(&kept, &mut text),
+        }
+        text
+    }
+
+    fn push_continued(&mut self, tokens: &[&str], text: &mut String) {
+        let whole = |token: &&str| !token.contains(CONTINUES);
+        let mut rest = tokens;
+        if self.unfinished {
+            let end = tokens.iter().position(|token| whole(token) && kind(token) == Kind::English);
+            let pieces = tokens.iter().position(|token| whole(token)).unwrap_or(tokens.len());
+            // The rest of the word: pieces, and the token that ends it unless something else interrupts.
+            let count = if end == Some(pieces) { pieces + 1 } else { pieces };
+            let (head, tail) = tokens.split_at(count);
+            self.append(&head.concat().replace(CONTINUES, ""), text);
+            rest = tail;
+            self.unfinished = pieces == tokens.len();
+        }
+        let finished = rest.iter().rposition(whole).map_or(0, |last| last + 1);
+        let (words, pieces) = rest.split_at(finished);
+        for part in [join_text(words, self.notation), pieces.concat().replace(CONTINUES, "")] {
+            self.blank = [self.last, part.chars().next()]
+                .into_iter()
+                .all(|letter| letter.is_some_and(|letter| is_english(letter.encode_utf8(&mut [0; 4]))));
+            self.append(&part, text);
+        }
+        self.unfinished |= !pieces.is_empty();
+    }
+
+    fn push_started(&mut self, tokens: &[&str], text: &mut String) {
+        for token in tokens {
+            self.blank |= token.contains(WORD_START) && self.last.is_some();
+            self.append(&token.replace(WORD_START, ""), text);
+        }
+    }
+
+    fn append(&mut self, part: &str, text: &mut String) {
+        let Some(last) = part.chars().next_back() else { return };
+        if mem::take(&mut self.blank) {
+            text.push(' ');
+        }
+        text.push_str(part);
+        self.last = Some(last);
+    }
+}
+
 /// Joins the texts of neighbouring segments (or words): tags such as `<|zh|>` removed, nothing between two Chinese
 /// characters (U+3400..=U+9FFF), else one space.
 pub fn join_segments<S: AsRef<str>>(texts: &[S]) -> String {

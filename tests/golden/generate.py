@@ -1,8 +1,8 @@
 """Golden tensors from FunASR's own classes: small random-weight models, every stage dumped.
 
-    pip install funasr==1.4.16 torch==2.11.0 torchaudio==2.11.0 safetensors
+    pip install funasr==1.4.16 torch==2.11.0 torchaudio==2.11.0 safetensors soundfile
     python tests/golden/generate.py                 # rewrites tests/golden/*.safetensors
-    python tests/golden/generate.py --full DIR      # published sizes, not committed (5.3 GB)
+    python tests/golden/generate.py --full DIR      # published sizes, not committed (6.2 GB)
 
 One case is one file; README.md beside this script lists the names and shapes. Everything is seeded by the name of
 the case, f32, dither 0, one thread, eval mode. Tensors are cloned before they are kept: FunASR scales some in place.
@@ -21,6 +21,7 @@ import fsmn_vad
 import hotwords
 import lstm
 import paraformer
+import paraformer_online
 import seaco
 import torch
 from common import HERE, check_versions, sanm, token_list
@@ -34,6 +35,7 @@ def write_full(directory, args):
     tokens = read_tokens(args.tokens) if args.tokens else token_list(8404)
     config = paraformer.full_config(tokens)
     paraformer.write_full(directory / "paraformer", paraformer.PLAIN, config, args.am_mvn, tokens)
+    paraformer_online.write_full_online(directory / "paraformer-online", args.am_mvn, tokens)
     if not args.only_paraformer:
         for name, script, family in (
             ("bicif", bicif, bicif.BICIF),
@@ -64,7 +66,11 @@ def main():
     torch.set_grad_enabled(False)
     if args.full:
         return write_full(args.full, args)
-    for family in (paraformer, bicif, seaco, contextual, hotwords, fsmn_vad, ct_transformer, ct_transformer_streaming, cif_track, lstm):
+    families = (
+        paraformer, bicif, seaco, contextual, hotwords, paraformer_online, fsmn_vad,
+        ct_transformer, ct_transformer_streaming, cif_track, lstm,
+    )  # fmt: skip
+    for family in families:
         family.generate()
     frontend.generate(args.audio)
 

@@ -7,6 +7,7 @@ mod ct_transformer;
 mod fsmn_vad;
 mod lstm;
 mod paraformer;
+mod paraformer_online;
 mod seaco;
 
 use candle_core::Tensor;
