@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
-use funasr_kernels::{Activation, Attention, FsmnMemory, LayerNorm, Lengths, Linear, Visible};
+use funasr_kernels::{Activation, Attention, FsmnMemory, LayerNorm, Lengths, Linear, Lstm, Visible};
 
 /// LFR frames of 20 s.
 const T: usize = 334;
@@ -65,12 +65,19 @@ fn attention(criterion: &mut Criterion) {
     compare(criterion, "attention_4_heads", || op.forward(&q, &k, &v), || op.reference(&q, &k, &v));
 }
 
+/// The timestamp head: one direction over three steps a frame.
+fn lstm(criterion: &mut Criterion) {
+    let op = Lstm { reverse: true, lengths: Lengths::full(1, 3 * T) };
+    let (gates, weight) = (random(&[1, 3 * T, 4 * D]), random(&[D, 4 * D]));
+    compare(criterion, "lstm_512", || op.forward(&gates, &weight), || op.reference(&gates, &weight));
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = linear, layer_norm, fsmn_memory, attention
+    targets = linear, layer_norm, fsmn_memory, attention, lstm
 }
 criterion_main!(benches);

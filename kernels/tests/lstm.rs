@@ -15,7 +15,8 @@ const SILENT: [f32; 4] = [100., 100., 0.549_306_15, -100.];
 #[test]
 fn by_hand() {
     let weight = tensor(&[0.; 4], &[1, 4]);
-    let cases: [(&[[f32; 4]], bool, &[f32]); 5] = [
+    type Case = (&'static [[f32; 4]], bool, &'static [f32]);
+    let cases: [Case; 5] = [
         (&[ADD, ADD, ADD], false, &[0.5, 1.0, 1.5]),
         (&[ADD, ADD, ADD], true, &[1.5, 1.0, 0.5]),
         (&[ADD, FORGET, ADD], false, &[0.5, 0.5, 1.0]),

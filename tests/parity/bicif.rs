@@ -125,7 +125,8 @@ fn unknown_options_are_refused_by_name() {
 /// By hand: the sum before each firing, and what is left over goes on to the next token.
 #[test]
 fn stepwise_integration_takes_one_from_each_firing() {
-    let cases: [(&[f32], &[f32], &[usize], usize); 5] = [
+    type Case = (&'static [f32], &'static [f32], &'static [usize], usize);
+    let cases: [Case; 5] = [
         (&[], &[], &[], 0),
         (&[0.25, 0.5], &[0.25, 0.75], &[], 0),
         (&[0.5, 0.75, 0.5, 0.25], &[0.5, 1.25, 0.75, 1.0], &[1, 3], 2),
