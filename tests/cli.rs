@@ -16,13 +16,13 @@ use zip::{CompressionMethod, ZipWriter};
 use crate::regression::{Decisions, REFERENCES, clip};
 
 /// A folder to work in, and a model cache of its own.
-struct Desk {
+pub struct Desk {
     folder: TempDir,
     home: TempDir,
 }
 
 /// What a run gave.
-struct Outcome {
+pub struct Outcome {
     code: i32,
     stdout: String,
     stderr: String,
@@ -30,7 +30,7 @@ struct Outcome {
 
 impl Outcome {
     #[track_caller]
-    fn ok(self) -> String {
+    pub fn ok(self) -> String {
         assert_eq!(self.code, 0, "{}", self.stderr);
         self.stdout
     }
@@ -56,28 +56,28 @@ impl Outcome {
     }
 
     #[track_caller]
-    fn json(self) -> Vec<Value> {
+    pub fn json(self) -> Vec<Value> {
         self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
         name.to_owned()
     }
 
-    fn run(&self, args: &[&str]) -> Outcome {
+    pub fn run(&self, args: &[&str]) -> Outcome {
         self.run_with(args, b"")
     }
 
@@ -132,7 +132,7 @@ fn audio(name: &str) -> String {
 }
 
 /// A mono 16-bit wav file.
-fn wav(rate: u32, samples: &[i16]) -> Vec<u8> {
+pub fn wav(rate: u32, samples: &[i16]) -> Vec<u8> {
     let data: Vec<u8> = samples.iter().flat_map(|x| x.to_le_bytes()).collect();
     wav_of(1, rate, 16, &data)
 }

@@ -25,6 +25,7 @@ struct Golden {
     vocabulary: Vec<String>,
     join: Vec<JoinCase>,
     pieces: Vec<JoinCase>,
+    decoded: Vec<DecodedCase>,
     segments: Vec<SegmentCase>,
     timestamps: Vec<StampCase>,
     punctuation: Vec<PunctuationCase>,
@@ -58,6 +59,12 @@ struct JoinCase {
     text: String,
     words: Vec<String>,
     times: Option<Vec<[u64; 2]>>,
+}
+
+#[derive(Deserialize)]
+struct DecodedCase {
+    tokens: Vec<String>,
+    text: String,
 }
 
 #[derive(Deserialize)]
@@ -154,10 +161,19 @@ mod joining {
         }
     }
 
+    /// A Paraformer with a sentencepiece model; spaces at the ends are ours to drop.
+    #[test]
+    fn equals_the_text_of_a_sentencepiece_model() {
+        for case in golden().decoded {
+            assert_eq!(join_text(&case.tokens, Notation::WordStart), case.text.trim(), "{:?}", case.tokens);
+        }
+    }
+
     #[test]
     fn spans_follow_their_tokens_past_dropped_and_interrupted_ones() {
         type TimedWords<'a> = &'a [(&'a str, u64, u64)];
-        let cases: [(&[&str], TimedWords); 5] = [
+        let cases: [(&[&str], TimedWords); 6] = [
+            (&["hel@@", "<unk>", "lo", "world"], &[("hello", 0, 340), ("world", 360, 460)]),
             (&["你", "<unk>", "好"], &[("你", 0, 100), ("好", 240, 340)]),
             (&["hel@@", "lo", "</s>"], &[("hello", 0, 220)]),
             (&["hel@@", "你", "lo"], &[("你", 120, 220), ("hello", 220, 340)]),

@@ -120,8 +120,9 @@ const LAYER_TRAINING_OPTIONS: &[&str] = &[
 
 /// Options of which this engine knows only some values: section ("" is the top level), key, supported values.
 /// A missing key means FunASR's default, which is supported but for `encoder_conf.input_layer`.
-const SUPPORTED: [(&str, &str, &[&str]); 18] = [
+const SUPPORTED: [(&str, &str, &[&str]); 19] = [
     ("", "normalize", &["null"]),
+    ("", "tokenizer", &["CharTokenizer", "SentencepiecesTokenizer"]),
     ("", "lm_file", &["null"]),
     ("", "decoding_ctc_weight", &["null", "0", "0.0"]),
     ("model_conf", "bias_encoder_type", &["lstm"]),

@@ -250,7 +250,11 @@ fn unsupported_options_and_faulty_files_are_refused() {
         (changed("sos: 1", "share_embedding: true"), "model_conf.share_embedding: true"),
         (changed("sos: 1", "bias_encoder_type: mean"), "model_conf.bias_encoder_type: mean"),
         (changed("normalize: null", "normalize: global_mvn"), "normalize: global_mvn"),
-        (changed("tokenizer: CharTokenizer", "tokenizer: [A, B]"), "`tokenizer` is not one class"),
+        (
+            changed("tokenizer: CharTokenizer", "tokenizer: HuggingfaceTokenizer"),
+            "tokenizer: HuggingfaceTokenizer (only CharTokenizer or SentencepiecesTokenizer)",
+        ),
+        (changed("frontend: WavFrontend", "frontend: [A, B]"), "`frontend` is not one class"),
         (changed("predictor_conf:\n", "predictor_conf: 3\nx:\n"), "`predictor_conf` is not a mapping"),
         (changed("sos: 1", "sos: 1\n    sos: 2"), "duplicate"),
         (changed("sos: 1", "sos: ["), "config.yaml: "),

@@ -170,7 +170,7 @@ def write_checkpoint(directory, config, model, tokens):
     }
     for section, keys in TRAINING_KEYS.items():
         if section.startswith("tokenizer"):
-            published[section] = keys
+            published.setdefault(section, keys)
         elif section in published:
             published[section] |= keys
     if "predictor" in config:

@@ -5,6 +5,7 @@ Numbers are packed so that the file stays small: labels are digit strings, alpha
 join case lasts from 120 i to 120 i + 100 ms.
 """
 
+import io
 import json
 import pathlib
 import random
@@ -16,6 +17,7 @@ from importlib.metadata import version
 
 import jieba
 import numpy as np
+import sentencepiece
 import torch
 from funasr.auto.auto_model import _join_vad_texts
 from funasr.models.ct_transformer.model import CTTransformer
@@ -71,11 +73,45 @@ def join_case(tokens):
     return case
 
 
+# English as `@@` pieces: contractions, casing, single letters, numbers, Chinese, words across special tokens.
+ENGLISH = """
+i'm sure you don't
+i am sure i'm not
+it@@ 's i@@ 'm we@@ 'll they've
+don ' t
+I'm in the U S A
+the u@@ s a b c team
+u s 'm a b
+a b c 你 a b 好 c d
+i have a b dog
+plan b
+iphone 1 5 pro
+mp@@ 3 player
+mp@@ three 3 g
+3 g and 4 g
+covid - 1 9
+two % of 3.5
+hel@@ <unk> lo world
+hel@@ </s> lo
+<s> hello wor@@ <OOV> ld </s>
+u <unk> s a
+wi@@ n@@ ter@@ s
+un@@ be@@ lie@@ va@@ ble 好 的 ok
+今 天 good mor@@ ning 明 天
+good 你 hel@@ lo 好
+w i fi 你 w i f i 好
+NA@@ SA launch@@ es
+naïve café é a
+hello ' world
+x@@ y z
+""".strip().splitlines()
+
+
 def join_cases(rng):
     fixed = [["u", "s", "a"], ["a", "b", "你", "c", "d"], ["ok", "8@@", "ay"], ["good", "，", "你"], ["你", "hel@@"]]
     fixed += [["hel@@", "你", "lo"], ["good", "hel@@", "你"], ["hel@@", "lo", "world", "你", "好"], [], ["</s>"]]
     drawn = [random_tokens(rng, pools, 12) for pools in POOLS.values() for _ in range(40)]
-    return [join_case(tokens) for tokens in fixed + drawn]
+    return [join_case(tokens) for tokens in fixed + [line.split() for line in ENGLISH] + drawn]
 
 
 def piece_cases(rng):
@@ -85,6 +121,28 @@ def piece_cases(rng):
         tokens = random_tokens(rng, [pieces], 9)
         text, words = post.sentence_postprocess_sentencepiece(tokens)
         cases.append({"tokens": tokens, "text": text, "words": words})
+    return cases
+
+
+def decoded_cases(rng):
+    """What `Paraformer.inference` makes of ids with a sentencepiece model: its own decoder, then that of characters."""
+    model = io.BytesIO()
+    lines = ["i'm here hello i have u s a i've wonderful don't we'll the world of he won it", "你好 ok 3.5 covid-19"] * 4
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=64,
+        model_type="bpe",
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    texts = ["i'm here", "u s a", "the world won't 你好", "covid-19 ok", "i have i've 3.5"]
+    drawn = [rng.choices(range(3, processor.get_piece_size()), k=rng.randint(1, 10)) for _ in range(40)]
+    cases = []
+    for ids in [processor.encode(text) for text in texts] + drawn:
+        text = processor.decode_pieces(list(processor.decode_ids(ids)))
+        cases.append({"tokens": [processor.id_to_piece(i) for i in ids], "text": text})
     return cases
 
 
@@ -266,6 +324,7 @@ def main():
         "vocabulary": vocabulary,
         "join": join_cases(rng),
         "pieces": piece_cases(rng),
+        "decoded": decoded_cases(random.Random(22)),
         "segments": segment_cases(rng),
         "timestamps": [stamp_case(rng, rate) for rate in (1, 3) for _ in range(60)],
         "punctuation": punctuation_cases(rng, vocabulary),
