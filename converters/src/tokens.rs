@@ -20,14 +20,19 @@ pub(crate) fn read_tokens(path: &Path, unknown: &str) -> Result<Vec<String>> {
     } else {
         read_text(path)?.lines().map(|line| line.trim_end().to_owned()).collect()
     };
+    check_tokens(&tokens, unknown).map_err(|cause| Error::asset(path, cause))?;
+    Ok(tokens)
+}
+
+fn check_tokens(tokens: &[String], unknown: &str) -> std::result::Result<(), String> {
     let mut seen = HashSet::new();
     if let Some(twice) = tokens.iter().find(|token| !seen.insert(token.as_str())) {
-        return Err(Error::asset(path, format!("token {twice:?} comes twice")));
+        return Err(format!("token {twice:?} comes twice"));
     }
     if !seen.contains(unknown) {
-        return Err(Error::asset(path, format!("no {unknown:?} among the {} tokens", tokens.len())));
+        return Err(format!("no {unknown:?} among the {} tokens", tokens.len()));
     }
-    Ok(tokens)
+    Ok(())
 }
 
 /// A sentencepiece model, as far as turning ids into text needs it.
@@ -53,8 +58,8 @@ fn sentencepiece(bytes: &[u8]) -> std::result::Result<SentencePiece, String> {
     let (mut pieces, mut control_symbols) = (Vec::new(), Vec::new());
     let (mut unk_surface, mut add_dummy_prefix, mut remove_extra_whitespaces) =
         (" ⁇ ".to_owned(), true, true);
-    for (number, field) in fields(bytes)? {
-        let Field::Bytes(message) = field else { continue };
+    for field in fields(bytes) {
+        let (number, Field::Bytes(message)) = field? else { continue };
         match number {
             1 => {
                 let (piece, kind) = piece(message)?;
@@ -63,25 +68,27 @@ fn sentencepiece(bytes: &[u8]) -> std::result::Result<SentencePiece, String> {
                 }
                 pieces.push(piece);
             }
-            2 => each(message, |option| match option {
-                (44, Field::Bytes(surface)) => Ok(unk_surface = text(surface)?),
-                _ => Ok(()),
-            })?,
-            3 => each(message, |option| match option {
-                (3, Field::Number(on)) => Ok(add_dummy_prefix = on != 0),
-                (4, Field::Number(on)) => Ok(remove_extra_whitespaces = on != 0),
-                _ => Ok(()),
-            })?,
-            5 => each(message, |option| match option {
-                (2, Field::Bytes([_, ..])) => Err("has a denormaliser, which is not supported".to_owned()),
-                _ => Ok(()),
-            })?,
+            // Trainer, normaliser, self-test, denormaliser.
+            2..=5 => {
+                for option in fields(message) {
+                    match (number, option?) {
+                        (2, (44, Field::Bytes(surface))) => unk_surface = text(surface)?,
+                        (3, (3, Field::Number(on))) => add_dummy_prefix = on != 0,
+                        (3, (4, Field::Number(on))) => remove_extra_whitespaces = on != 0,
+                        (5, (2, Field::Bytes([_, ..]))) => {
+                            return Err("has a denormaliser, which is not supported".to_owned());
+                        }
+                        _ => {}
+                    }
+                }
+            }
             _ => {}
         }
     }
     if pieces.is_empty() {
         return Err(BROKEN.to_owned());
     }
+    check_tokens(&pieces, UNKNOWN_PIECE)?;
     let rules = json!({
         "control_symbols": control_symbols,
         "unk_surface": unk_surface,
@@ -91,6 +98,8 @@ fn sentencepiece(bytes: &[u8]) -> std::result::Result<SentencePiece, String> {
     Ok(SentencePiece { pieces, rules })
 }
 
+const UNKNOWN_PIECE: &str = "<unk>";
+
 /// Types of pieces; the others are text as they stand.
 const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
@@ -99,13 +108,15 @@ const BYTE: u64 = 6;
 /// Text and type of a piece. The engine knows bytes and the unknown piece by their names.
 fn piece(message: &[u8]) -> std::result::Result<(String, u64), String> {
     let (mut piece, mut kind) = (String::new(), 1);
-    each(message, |field| match field {
-        (1, Field::Bytes(content)) => Ok(piece = text(content)?),
-        (3, Field::Number(number)) => Ok(kind = number),
-        _ => Ok(()),
-    })?;
+    for field in fields(message) {
+        match field? {
+            (1, Field::Bytes(content)) => piece = text(content)?,
+            (3, Field::Number(number)) => kind = number,
+            _ => {}
+        }
+    }
     let byte = piece.len() == 6 && piece.starts_with("<0x") && piece.ends_with('>');
-    if byte != (kind == BYTE) || (piece == "<unk>") != (kind == UNKNOWN) {
+    if byte != (kind == BYTE) || (piece == UNKNOWN_PIECE) != (kind == UNKNOWN) {
         return Err(format!("piece {piece:?} is of type {kind}"));
     }
     Ok((piece, kind))
@@ -122,35 +133,26 @@ enum Field<'a> {
     Fixed,
 }
 
-fn each<'a>(
-    message: &'a [u8],
-    read: impl FnMut((u64, Field<'a>)) -> std::result::Result<(), String>,
-) -> std::result::Result<(), String> {
-    fields(message)?.into_iter().try_for_each(read)
+/// The fields of a message with their numbers; nothing follows an error.
+fn fields(mut bytes: &[u8]) -> impl Iterator<Item = std::result::Result<(u64, Field<'_>), String>> {
+    std::iter::from_fn(move || {
+        (!bytes.is_empty()).then(|| field(&mut bytes).ok_or_else(|| BROKEN.to_owned()))
+    })
 }
 
-/// The fields of a message with their numbers.
-fn fields(bytes: &[u8]) -> std::result::Result<Vec<(u64, Field<'_>)>, String> {
-    fields_or_none(bytes).ok_or_else(|| BROKEN.to_owned())
-}
-
-fn fields_or_none(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
-    let mut fields = Vec::new();
-    while !bytes.is_empty() {
-        let tag = varint(&mut bytes)?;
-        let field = match tag & 7 {
-            0 => Field::Number(varint(&mut bytes)?),
-            1 => take(&mut bytes, 8).map(|_| Field::Fixed)?,
-            2 => {
-                let length = varint(&mut bytes)?;
-                Field::Bytes(take(&mut bytes, length)?)
-            }
-            5 => take(&mut bytes, 4).map(|_| Field::Fixed)?,
-            _ => return None,
-        };
-        fields.push((tag >> 3, field));
-    }
-    Some(fields)
+fn field<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Field<'a>)> {
+    let tag = varint(bytes)?;
+    let field = match tag & 7 {
+        0 => Field::Number(varint(bytes)?),
+        1 => take(bytes, 8).map(|_| Field::Fixed)?,
+        2 => {
+            let length = varint(bytes)?;
+            Field::Bytes(take(bytes, length)?)
+        }
+        5 => take(bytes, 4).map(|_| Field::Fixed)?,
+        _ => return None,
+    };
+    Some((tag >> 3, field))
 }
 
 fn take<'a>(bytes: &mut &'a [u8], count: u64) -> Option<&'a [u8]> {
@@ -197,10 +199,14 @@ mod tests {
         for cut in [1, 3, 10, 20, 28, 35, 38] {
             assert!(sentencepiece(&model[..cut]).is_err(), "cut at {cut}");
         }
-        for piece in [&b"<0x41>\x18\x01"[..], b"<0xYY>", b"<unk>\x18\x03", b"a\x18\x06", b"\xff"] {
+        let twice = [&model[..], &rest].concat();
+        assert_eq!(sentencepiece(&twice).unwrap_err(), "token \"é\" comes twice");
+        for piece in [&b"<0x41>\x18\x01"[..], b"<0xYY>", b"<unk>\x18\x03", b"a\x18\x06"] {
+            // What follows the name is its type.
             let name = piece.iter().position(|&byte| byte == 0x18).unwrap_or(piece.len());
             let message = [&[0x0a, piece.len() as u8 + 2, 0x0a, name as u8], piece].concat();
-            assert!(sentencepiece(&message).is_err(), "{piece:?}");
+            let error = sentencepiece(&message).unwrap_err();
+            assert!(error.contains("is of type"), "{error} for {piece:?}");
         }
     }
 
