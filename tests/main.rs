@@ -16,5 +16,6 @@ mod padding;
 mod parity;
 mod punctuation_realtime;
 mod regression;
+mod sense_voice;
 mod text;
 mod vad;

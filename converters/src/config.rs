@@ -213,6 +213,11 @@ impl Config {
         self.sections.get(section)?.get(key)?.as_str()
     }
 
+    /// Whether the tokens are the pieces of a sentencepiece model.
+    pub(crate) fn has_pieces(&self) -> bool {
+        self.sections.get("tokenizer").is_some_and(|class| class == "SentencepiecesTokenizer")
+    }
+
     /// Width of the stacked features, `n_mels * lfr_m`, with FunASR's defaults.
     pub(crate) fn feature_size(&self) -> Option<u64> {
         let number =

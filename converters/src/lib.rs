@@ -170,7 +170,8 @@ struct Model {
     checkpoint: Checkpoint,
     cmvn: Option<Cmvn>,
     tokens: Option<Vec<String>>,
-    vocab_size: Option<usize>,
+    /// How tokens become text, if they are those of a sentencepiece model.
+    piece_rules: Option<Value>,
     /// Key in "files" and the file to copy.
     copies: Vec<(&'static str, PathBuf)>,
     /// SHA-256 by file name, of every file that went in.
@@ -189,11 +190,16 @@ impl Model {
 
         let cmvn = asset(Role::Cmvn).map(|path| read_cmvn(path, &config)).transpose()?;
         let unknown = config.text("tokenizer_conf", "unk_symbol").unwrap_or("<unk>");
-        let tokens = asset(Role::Tokens).map(|path| tokens::read_tokens(path, unknown)).transpose()?;
-        let pieces = asset(Role::BpeModel).map(tokens::count_pieces).transpose()?;
-        let vocab_size = tokens.as_ref().map(Vec::len).or(pieces);
-        let vocabulary = asset(Role::Tokens).or(asset(Role::BpeModel)).unwrap_or(&source.config);
-        check_vocabulary(vocabulary, vocab_size, &config, &checkpoint)?;
+        // A tokenizer that works on pieces leaves a token list unread.
+        let list = asset(Role::Tokens).filter(|_| !config.has_pieces());
+        let tokens = list.map(|path| tokens::read_tokens(path, unknown)).transpose()?;
+        let model = asset(Role::BpeModel).map(tokens::read_sentencepiece).transpose()?;
+        let (tokens, piece_rules) = match (tokens, model) {
+            (None, Some(model)) => (Some(model.pieces), Some(model.rules)),
+            (tokens, _) => (tokens, None),
+        };
+        let vocabulary = list.or(asset(Role::BpeModel)).unwrap_or(&source.config);
+        check_vocabulary(vocabulary, tokens.as_ref().map(Vec::len), &config, &checkpoint)?;
 
         let copies = [
             ("seg_dict", Role::SegDict),
@@ -205,7 +211,7 @@ impl Model {
         let mut inputs = vec![source.config.clone(), source.checkpoint.clone()];
         inputs.extend(assets.iter().map(|(_, path)| path.clone()));
         let sha256 = inputs.iter().map(|path| Ok((file_name(path), sha256(path)?))).collect::<Result<_>>()?;
-        Ok((Self { config, checkpoint, cmvn, tokens, vocab_size, copies, sha256 }, skipped))
+        Ok((Self { config, checkpoint, cmvn, tokens, piece_rules, copies, sha256 }, skipped))
     }
 
     /// Writes all files into `directory`; returns their size.
@@ -261,11 +267,14 @@ impl Model {
             }
         }
         let mut config = json!({ "format_version": FORMAT_VERSION, "files": files, "origin": origin });
-        if let Some(size) = self.vocab_size {
-            config["vocab_size"] = size.into();
+        if let Some(tokens) = &self.tokens {
+            config["vocab_size"] = tokens.len().into();
         }
         for (key, value) in &self.config.sections {
             config[key] = value.clone();
+        }
+        if let Some(rules) = &self.piece_rules {
+            config["tokenizer_conf"]["sentencepiece"] = rules.clone();
         }
         // A no-op unless some crate of the build turns insertion order on: the bytes do not depend on that.
         config.sort_all_objects();

@@ -144,6 +144,31 @@ fn the_chunks_of_training_are_left_out() {
 }
 
 #[test]
+fn pieces_of_a_sentencepiece_model_are_the_tokens() {
+    let config = "model: SenseVoiceSmall\nencoder: SenseVoiceEncoderSmall\nencoder_conf: {input_layer: pe}\n\
+                  tokenizer: SentencepiecesTokenizer\ntokenizer_conf: {bpemodel: null}\n";
+    // <unk> of type 2, "é"; the dummy prefix off.
+    let model = b"\x0a\x09\x0a\x05<unk>\x18\x02\x0a\x04\x0a\x02\xc3\xa9\x1a\x02\x18\0";
+    let case = Case::new(config, &fixture("heads"))
+        .file("bpe.model", model)
+        .file("tokens.json", br#"["left", "unread"]"#);
+    case.convert(&ConvertOptions::default()).unwrap();
+    let tokens: Vec<String> = serde_json::from_slice(&case.read("tokens.json")).unwrap();
+    assert_eq!(tokens, ["<unk>", "é"]);
+    let config = case.config();
+    assert_eq!(config["vocab_size"], 2);
+    assert_eq!(config["files"], json!({ "tokens": "tokens.json", "bpe_model": "bpe.model" }));
+    let rules = json!({
+        "control_symbols": [],
+        "unk_surface": " ⁇ ",
+        "add_dummy_prefix": false,
+        "remove_extra_whitespaces": true,
+    });
+    assert_eq!(config["tokenizer_conf"], json!({ "sentencepiece": rules }));
+    assert_eq!(case.read("bpe.model"), model);
+}
+
+#[test]
 fn weights_carry_normalisation_and_origin() {
     let case = paraformer();
     let options = ConvertOptions { dtype: Dtype::F16, licence: Some("MIT".to_owned()), ..Default::default() };

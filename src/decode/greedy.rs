@@ -8,8 +8,8 @@ use crate::{Error, Result};
 pub struct Emission {
     /// Index into the token list.
     pub id: u32,
-    /// Row of the decoder output, which is the index of the CIF fire the token starts at. It survives the removal of
-    /// special tokens, so that a token keeps its own time.
+    /// Row of the model's output: the index of the CIF fire the token starts at, or its first frame under CTC. It survives
+    /// the removal of special tokens, so that a token keeps its own time.
     pub position: usize,
     /// Natural log of the softmax probability, <= 0.
     pub log_prob: f32,
@@ -39,7 +39,7 @@ pub fn greedy(logits: &[f32], vocab: usize, token_num: usize) -> Result<Vec<Emis
 }
 
 /// Arg max of one row and its log-softmax, or nothing if any logit is NaN or the largest is infinite.
-fn best(row: &[f32]) -> Option<(u32, f32)> {
+pub(super) fn best(row: &[f32]) -> Option<(u32, f32)> {
     let (mut id, mut max) = (0, f32::NEG_INFINITY);
     for (i, &logit) in (0u32..).zip(row) {
         if logit > max {

@@ -1,5 +1,6 @@
 //! From network outputs to tokens and their times: pure host code on slices, no tensors, no device.
 
+pub mod ctc;
 pub mod greedy;
 pub mod hotwords;
 pub mod timestamps;

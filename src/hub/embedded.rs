@@ -36,6 +36,7 @@ const EMBEDDED: &[Embedded] = embedded![
     "demo-online": "Demonstration streaming Paraformer: as `demo`" with "tokens.json",
     "demo-punc": "Demonstration punctuation for the texts of `demo`" with "tokens.json",
     "demo-punc-realtime": "Demonstration punctuation while a text goes on, for the texts of `demo`" with "tokens.json",
+    "demo-sensevoice": "Demonstration SenseVoice: as `demo`, with language, emotion and event" with "tokens.json",
     "fsmn-vad": "Voice activity detection, the published FunASR weights",
 ];
 #[cfg(not(feature = "embedded-models"))]

@@ -8,3 +8,4 @@ pub mod fsmn_vad;
 pub mod paraformer;
 pub mod paraformer_online;
 pub mod seaco;
+pub mod sense_voice;

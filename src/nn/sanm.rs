@@ -41,6 +41,8 @@ pub struct SanmEncoderConfig {
     pub input_size: Option<usize>,
     /// Padding id of text models; no published encoder embeds text itself.
     pub padding_idx: Option<i64>,
+    /// Layers after `after_norm`, of SenseVoice alone; this encoder refuses them.
+    pub tp_blocks: usize,
 }
 
 impl Default for SanmEncoderConfig {
@@ -58,6 +60,7 @@ impl Default for SanmEncoderConfig {
             normalize_before: PreNorm,
             input_size: None,
             padding_idx: None,
+            tp_blocks: 0,
         }
     }
 }
@@ -194,12 +197,13 @@ pub struct EncoderLayer {
 }
 
 impl EncoderLayer {
-    fn load(inputs: usize, config: &SanmEncoderConfig, vb: VarBuilder) -> Result<Self> {
+    /// Loads a layer for inputs of width `inputs`, with norms of this `eps`.
+    pub fn load(inputs: usize, config: &SanmEncoderConfig, eps: f64, vb: VarBuilder) -> Result<Self> {
         let width = config.output_size;
         Ok(Self {
-            norm1: LayerNorm::load(inputs, LayerNorm::EPS, vb.pp("norm1"))?,
+            norm1: LayerNorm::load(inputs, eps, vb.pp("norm1"))?,
             self_attn: SanmAttention::load(inputs, config, vb.pp("self_attn"))?,
-            norm2: LayerNorm::load(width, LayerNorm::EPS, vb.pp("norm2"))?,
+            norm2: LayerNorm::load(width, eps, vb.pp("norm2"))?,
             feed_forward: FeedForward::load(width, config.linear_units, vb.pp("feed_forward"))?,
             residual: inputs == width,
         })
@@ -278,17 +282,31 @@ pub struct SanmEncoder {
 impl SanmEncoder {
     /// Loads `encoders0.0`, `encoders.*` and `after_norm`; `inputs` is the feature width.
     pub fn load(inputs: usize, config: &SanmEncoderConfig, vb: VarBuilder) -> Result<Self> {
+        if config.tp_blocks != 0 {
+            candle_core::bail!("encoder: tp_blocks is {}, which this class does not have", config.tp_blocks);
+        }
+        Self::load_with_eps(inputs, config, LayerNorm::EPS, vb)
+    }
+
+    /// As [`SanmEncoder::load`], with norms of this `eps` and no regard for `tp_blocks`.
+    pub fn load_with_eps(
+        inputs: usize,
+        config: &SanmEncoderConfig,
+        eps: f64,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         if config.num_blocks == 0 {
             bail!("encoder: num_blocks is 0");
         }
         let (device, dtype) = (vb.device().clone(), vb.dtype());
-        let mut layers = vec![EncoderLayer::load(inputs, config, vb.pp("encoders0.0"))?];
+        let width = config.output_size;
+        let mut layers = vec![EncoderLayer::load(inputs, config, eps, vb.pp("encoders0.0"))?];
         for i in 0..config.num_blocks - 1 {
-            layers.push(EncoderLayer::load(config.output_size, config, vb.pp(format!("encoders.{i}")))?);
+            layers.push(EncoderLayer::load(width, config, eps, vb.pp(format!("encoders.{i}")))?);
         }
-        let after_norm = LayerNorm::load(config.output_size, LayerNorm::EPS, vb.pp("after_norm"))?;
+        let after_norm = LayerNorm::load(width, eps, vb.pp("after_norm"))?;
         // The root of the output width, also where the input is wider (560): as FunASR has it.
-        let scale = (config.output_size as f64).sqrt();
+        let scale = (width as f64).sqrt();
         Ok(Self { layers, after_norm, scale, inputs, device, dtype })
     }
 

@@ -6,14 +6,14 @@ use std::ops::RangeInclusive;
 
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use super::pieces::{PieceRules, SPACE as WORD_START, byte};
+use super::tags::without_tags;
 use super::{Token, is_space};
 
 /// Tokens that are never part of a text.
 const SPECIAL: [&str; 4] = ["<s>", "</s>", "<unk>", "<OOV>"];
 /// Ends a piece of a word that the next token continues.
 const CONTINUES: &str = "@@";
-/// Begins a SentencePiece token that starts a word: U+2581.
-const WORD_START: char = '▁';
 
 /// How the tokens of a vocabulary show where words end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +22,12 @@ pub enum Notation {
     Continuation,
     /// `▁hel lo ▁world`: a piece says that a word begins.
     WordStart,
+    /// `▁hel lo 你 好 <0xE4>`: so only words of ASCII letters are put together, all else is a word each (SenseVoice).
+    SentencePiece,
 }
 
 impl Notation {
-    /// The notation of a vocabulary: word-start as soon as one token begins with `▁`.
+    /// The notation of a Paraformer's vocabulary: word-start as soon as one token begins with `▁`.
     pub fn of<'a>(vocabulary: impl IntoIterator<Item = &'a str>) -> Self {
         let marked = vocabulary.into_iter().any(|token| token.starts_with(WORD_START));
         if marked { Self::WordStart } else { Self::Continuation }
@@ -96,7 +98,8 @@ impl PartialJoin {
         let mut text = String::new();
         match self.notation {
             Notation::Continuation => self.push_continued(&kept, &mut text),
-            Notation::WordStart => self.push_started(&kept, &mut text),
+            // No model that streams has tokens that are bytes.
+            Notation::WordStart | Notation::SentencePiece => self.push_started(&kept, &mut text),
         }
         text
     }
@@ -160,23 +163,6 @@ pub fn join_segments<S: AsRef<str>>(texts: &[S]) -> String {
     joined
 }
 
-/// `text` without every `<|...|>` that has no `|` inside.
-fn without_tags(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(open) = rest.find("<|") {
-        let (before, tag) = rest.split_at(open);
-        out.push_str(before);
-        let close = tag[2..].find('|').map(|bar| bar + 2).filter(|&bar| tag[bar..].starts_with("|>"));
-        let skipped = close.map_or(1, |bar| bar + 2);
-        if close.is_none() {
-            out.push('<');
-        }
-        rest = &tag[skipped..];
-    }
-    out + rest
-}
-
 /// What a text is made of; a blank stands after every English word until it proves superfluous.
 enum Part {
     Blank,
@@ -195,6 +181,7 @@ fn parts(tokens: &[&str], notation: Notation) -> Vec<Part> {
     match notation {
         Notation::Continuation => abbreviate(continued(&kept)),
         Notation::WordStart => started(&kept),
+        Notation::SentencePiece => pieced(&kept),
     }
 }
 
@@ -322,6 +309,33 @@ fn started(tokens: &[(usize, &str)]) -> Vec<Part> {
     parts
 }
 
+/// SenseVoice's words (`post` in `models/sense_voice/model.py`). FunASR leaves the `▁` of the very first piece in its word
+/// and joins the letters around a lone `▁`; here a word is never other than in the text.
+fn pieced(tokens: &[(usize, &str)]) -> Vec<Part> {
+    let is_byte = |token: &str| byte(token).is_some();
+    let mut parts = Vec::new();
+    for run in tokens.chunk_by(|a, b| is_byte(a.1) && is_byte(b.1)) {
+        let ([(start, first), ..], [.., (end, _)]) = (run, run) else { continue };
+        let decoded = PieceRules::default().decode(run.iter().map(|(_, token)| *token));
+        if first.starts_with(WORD_START) {
+            parts.push(Part::Blank);
+        }
+        match parts.last_mut() {
+            _ if decoded.is_empty() => {}
+            Some(Part::Word(word)) if is_letters(&word.text) && is_letters(&decoded) => {
+                word.text.push_str(&decoded);
+                word.tokens = *word.tokens.start()..=*end;
+            }
+            _ => parts.push(Part::Word(Word { text: decoded, tokens: *start..=*end })),
+        }
+    }
+    parts
+}
+
+fn is_letters(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
 fn word(text: String, index: usize) -> Part {
     Part::Word(Word { text, tokens: index..=index })
 }
@@ -363,5 +377,5 @@ fn append_letter(abbreviation: Option<&mut Part>, letter: &Word) {
 }
 
 fn is_ascii_letter(text: &str) -> bool {
-    text.len() == 1 && text.bytes().all(|byte| byte.is_ascii_alphabetic())
+    text.len() == 1 && is_letters(text)
 }

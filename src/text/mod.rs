@@ -2,9 +2,11 @@
 
 pub mod join;
 pub mod marks;
+pub mod pieces;
 pub mod segment;
 pub mod sentences;
 pub mod subtitles;
+pub mod tags;
 
 use serde::{Deserialize, Serialize};
 

@@ -163,7 +163,7 @@ TRAINING_KEYS = {
 
 
 def write_checkpoint(directory, config, model, tokens):
-    """A FunASR model directory: config.yaml as published (training keys included), model.pt, tokens.json."""
+    """A FunASR model directory: config.yaml as published (training keys included), model.pt, tokens.json if there are tokens."""
     directory.mkdir(parents=True, exist_ok=True)
     published = {
         k: dict(v) if isinstance(v, dict) else v for k, v in config.items() if k not in ("format_version", "vocab_size")
@@ -185,7 +185,8 @@ def write_checkpoint(directory, config, model, tokens):
     (directory / "config.yaml").write_text(
         yaml.safe_dump(published, allow_unicode=True, sort_keys=False), encoding="utf-8"
     )
-    (directory / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False, indent=0), encoding="utf-8")
+    if tokens:
+        (directory / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False, indent=0), encoding="utf-8")
     torch.save(model.state_dict(), directory / "model.pt")
 
 

@@ -2,7 +2,7 @@
 
     pip install funasr==1.4.16 torch==2.11.0 torchaudio==2.11.0 safetensors soundfile
     python tests/golden/generate.py                 # rewrites tests/golden/*.safetensors
-    python tests/golden/generate.py --full DIR      # published sizes, not committed (6.2 GB)
+    python tests/golden/generate.py --full DIR      # published sizes, not committed (7.1 GB)
 
 One case is one file; README.md beside this script lists the names and shapes. Everything is seeded by the name of
 the case, f32, dither 0, one thread, eval mode. Tensors are cloned before they are kept: FunASR scales some in place.
@@ -23,6 +23,7 @@ import lstm
 import paraformer
 import paraformer_online
 import seaco
+import sense_voice
 import torch
 from common import HERE, check_versions, sanm, token_list
 
@@ -43,6 +44,7 @@ def write_full(directory, args):
             ("contextual", contextual, contextual.CONTEXTUAL),
         ):
             paraformer.write_full(directory / name, family, script.full_config(tokens), args.am_mvn, tokens)
+        sense_voice.write_full_sense_voice(directory / "sensevoice", args.am_mvn)
         ct_transformer.write_full_punctuation(directory / "ct-punc-c", 272727, sanm(256, 8, 1024, 4, 11, 0))
         ct_transformer.write_full_punctuation(directory / "ct-punc", 471067, sanm(516, 12, 2048, 12, 11, 0))
         ct_transformer_streaming.write_full_realtime(directory / "ct-punc-realtime")
@@ -68,7 +70,7 @@ def main():
         return write_full(args.full, args)
     families = (
         paraformer, bicif, seaco, contextual, hotwords, paraformer_online, fsmn_vad,
-        ct_transformer, ct_transformer_streaming, cif_track, lstm,
+        ct_transformer, ct_transformer_streaming, sense_voice, cif_track, lstm,
     )  # fmt: skip
     for family in families:
         family.generate()

@@ -9,6 +9,7 @@ mod lstm;
 mod paraformer;
 mod paraformer_online;
 mod seaco;
+mod sense_voice;
 
 use candle_core::Tensor;
 use funasr_candle::nn::Lengths;
