@@ -17,5 +17,6 @@ mod parity;
 mod punctuation_realtime;
 mod regression;
 mod sense_voice;
+mod session;
 mod text;
 mod vad;

@@ -25,6 +25,7 @@ const ROLLOFF: f64 = 0.99;
 const LANES: usize = 16;
 
 /// A streaming polyphase resampler; memory does not grow with the length of the signal.
+#[derive(Debug)]
 pub struct Resampler {
     input_rate: u32,
     /// Input and output rate without their common divisor: `o` and `n`.

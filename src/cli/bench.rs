@@ -5,23 +5,28 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use funasr_candle::frontend::Features;
-use funasr_candle::pipeline::{Recognizer, Request, Utterance};
+use funasr_candle::pipeline::{
+    OnlineRecognizer, OnlineStream, PunctuationModel, Recognition, Recognizer, Request, StreamOptions,
+    Utterance, VoiceDetector,
+};
+use funasr_candle::vad::{EndSilence, FILE_CHUNK_MS};
 use funasr_candle::{Error, Result};
 use serde_json::json;
 
 use super::output::print_line;
 use super::session::{self, ComputeArgs, HubArgs, Role};
+use super::vad::closed;
 
-/// Time a recognition model on made-up audio or given features; one JSON line
+/// Time a model on made-up audio (punctuation: on text) or given features; one JSON line
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Recognition model [default: an installed one, else the embedded demo]
+    /// Any model [default: an installed one, else the embedded demo]
     #[arg(long)]
     model: Option<String>,
     /// Length of the made-up audio
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Utterances in one forward pass
+    /// Utterances in one forward pass, or streams stepped together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
     /// Timed runs, after one that is not
@@ -36,6 +41,26 @@ pub struct Args {
     hub: HubArgs,
 }
 
+/// Characters that are spoken in a second: a punctuation model is timed on the text of that much speech.
+const CHARACTERS_PER_SECOND: f64 = 7.5;
+
+/// What is timed: the work, and how much audio goes through it.
+struct Job<'a> {
+    /// Does all of it once; how many tokens (segments, marks) came out.
+    work: Box<dyn FnMut() -> Result<usize> + 'a>,
+    batch: usize,
+    audio_seconds: f64,
+}
+
+/// How long it took.
+struct Timing {
+    /// Of each run, sorted.
+    seconds: Vec<f64>,
+    tokens: usize,
+    batch: usize,
+    audio_seconds: f64,
+}
+
 impl Args {
     /// Loads, runs, prints.
     pub fn run(&self) -> Result<()> {
@@ -44,64 +69,145 @@ impl Args {
         }
         let compute = self.compute.open()?;
         let (name, files) = session::open(self.model.as_deref(), Role::Recognition, &self.hub.options()?)?;
-        let recognizer = Recognizer::load(&files, &compute)?;
-        let config = recognizer.frontend().config();
-        let request = Request::default();
-        let (times, tokens, batch, seconds) = match &self.features {
-            Some(file) => {
-                let items = read_features(file)?;
-                let row_seconds = f64::from(config.frame_shift) / 1000.0 * config.lfr_n as f64;
-                let rows: usize = items.iter().map(Features::frames).sum();
-                let (times, tokens) =
-                    self.time(|| recognizer.recognize_features(items.clone(), vec![&request; items.len()]))?;
-                (times, tokens, items.len(), rows as f64 * row_seconds)
+        let timing = match files.class()? {
+            "FsmnVADStreaming" => {
+                let detector = VoiceDetector::load(&files, &compute)?;
+                self.time(self.detect(&detector))?
             }
-            None => {
-                let audio = noise((self.seconds * f64::from(config.fs)) as usize);
-                let utterance = Utterance { samples: &audio, request: &request };
-                let batch = vec![utterance; usize::from(self.batch)];
-                let (times, tokens) = self.time(|| recognizer.recognize(&batch))?;
-                (times, tokens, batch.len(), self.seconds * batch.len() as f64)
+            "CTTransformer" | "CTTransformerStreaming" => {
+                let model = PunctuationModel::load(&files, &compute)?;
+                self.time(self.punctuate(&model))?
+            }
+            "ParaformerStreaming" => {
+                let recognizer = OnlineRecognizer::load(&files, &compute)?;
+                self.time(self.stream(&recognizer))?
+            }
+            _ => {
+                let recognizer = Recognizer::load(&files, &compute)?;
+                self.time(self.recognize(&recognizer)?)?
             }
         };
-        let median = times[times.len() / 2];
+        let median = timing.seconds[timing.seconds.len() / 2];
         let line = json!({
             "model": name,
             "device": self.compute.device.to_string(),
             "dtype": self.compute.dtype.to_string(),
             "threads": rayon::current_num_threads(),
-            "batch": batch,
-            "audio_seconds": seconds,
+            "batch": timing.batch,
+            "audio_seconds": timing.audio_seconds,
             "median_seconds": median,
-            "min_seconds": times[0],
-            "rtf": median / seconds,
-            "tokens": tokens,
+            "min_seconds": timing.seconds[0],
+            "rtf": median / timing.audio_seconds,
+            "tokens": timing.tokens,
             "peak_rss_bytes": peak_rss_bytes(),
         });
         print_line(&line.to_string())
     }
 
-    /// Sorted seconds of each run, and the tokens of one.
-    fn time<R: Tokens>(&self, mut work: impl FnMut() -> Result<R>) -> Result<(Vec<f64>, usize)> {
-        let tokens = work()?.tokens();
-        let mut times = Vec::new();
+    /// Does the work once untimed, then as often as asked.
+    fn time(&self, mut job: Job) -> Result<Timing> {
+        let tokens = (job.work)()?;
+        let mut seconds = Vec::new();
         for _ in 0..self.runs {
             let started = Instant::now();
-            work()?;
-            times.push(started.elapsed().as_secs_f64());
+            (job.work)()?;
+            seconds.push(started.elapsed().as_secs_f64());
         }
-        times.sort_by(f64::total_cmp);
-        Ok((times, tokens))
+        seconds.sort_by(f64::total_cmp);
+        Ok(Timing { seconds, tokens, batch: job.batch, audio_seconds: job.audio_seconds })
     }
-}
 
-trait Tokens {
-    fn tokens(&self) -> usize;
-}
+    fn noise(&self, sample_rate: u32) -> Vec<f32> {
+        noise((self.seconds * f64::from(sample_rate)) as usize)
+    }
 
-impl Tokens for Vec<funasr_candle::pipeline::Recognition> {
-    fn tokens(&self) -> usize {
-        self.iter().map(|item| item.tokens.len()).sum()
+    /// A job on `seconds` of audio in each item of the batch.
+    fn job<'a>(&self, work: impl FnMut() -> Result<usize> + 'a) -> Job<'a> {
+        let batch = usize::from(self.batch);
+        Job { work: Box::new(work), batch, audio_seconds: self.seconds * batch as f64 }
+    }
+
+    fn recognize<'a>(&self, recognizer: &'a Recognizer) -> Result<Job<'a>> {
+        let tokens = |items: Vec<Recognition>| items.iter().map(|item| item.tokens.len()).sum();
+        let Some(file) = &self.features else {
+            let audio = self.noise(recognizer.sample_rate());
+            let batch = usize::from(self.batch);
+            return Ok(self.job(move || {
+                let request = Request::default();
+                let utterance = Utterance { samples: &audio, request: &request };
+                recognizer.recognize(&vec![utterance; batch]).map(tokens)
+            }));
+        };
+        let items = read_features(file)?;
+        let config = recognizer.frontend().config();
+        let row_seconds = f64::from(config.frame_shift) / 1000.0 * config.lfr_n as f64;
+        let rows: usize = items.iter().map(Features::frames).sum();
+        Ok(Job {
+            batch: items.len(),
+            audio_seconds: rows as f64 * row_seconds,
+            work: Box::new(move || {
+                let request = Request::default();
+                recognizer.recognize_features(items.clone(), vec![&request; items.len()]).map(tokens)
+            }),
+        })
+    }
+
+    /// Streams of one pace, stepped together.
+    fn stream<'a>(&self, recognizer: &'a OnlineRecognizer) -> Job<'a> {
+        let audio = self.noise(recognizer.sample_rate());
+        let batch = usize::from(self.batch);
+        self.job(move || {
+            let mut streams = (0..batch)
+                .map(|_| recognizer.stream(&StreamOptions::default()))
+                .collect::<Result<Vec<OnlineStream>>>()?;
+            let stride = streams.first().map_or(1, OnlineStream::stride_samples);
+            let (mut tokens, count) = (0, audio.len().div_ceil(stride));
+            for (i, chunk) in audio.chunks(stride).enumerate() {
+                for stream in &mut streams {
+                    stream.push(chunk)?;
+                    if i + 1 == count {
+                        stream.finish();
+                    }
+                }
+                while streams.iter().all(OnlineStream::ready) {
+                    let mut due: Vec<&mut OnlineStream> = streams.iter_mut().collect();
+                    tokens += recognizer.step(&mut due)?.iter().map(Vec::len).sum::<usize>();
+                }
+            }
+            Ok(tokens)
+        })
+    }
+
+    /// Streams one after the other, minute by minute, as for files.
+    fn detect<'a>(&self, detector: &'a VoiceDetector) -> Job<'a> {
+        let audio = self.noise(detector.sample_rate());
+        let (batch, rate) = (self.batch, detector.sample_rate());
+        let chunk = (FILE_CHUNK_MS / 1000 * rate) as usize;
+        self.job(move || {
+            let mut segments = 0;
+            for _ in 0..batch {
+                let mut stream = detector.stream(rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
+                let mut chunks = audio.chunks(chunk).peekable();
+                while let Some(chunk) = chunks.next() {
+                    let events = detector.push(&mut stream, chunk, chunks.peek().is_none())?;
+                    segments += events.iter().filter(|event| closed(event).is_some()).count();
+                }
+            }
+            Ok(segments)
+        })
+    }
+
+    fn punctuate<'a>(&self, model: &'a PunctuationModel) -> Job<'a> {
+        let length = (self.seconds * CHARACTERS_PER_SECOND).ceil() as usize;
+        let text: String = "欢迎大家来体验达摩院推出的语音识别模型".chars().cycle().take(length).collect();
+        let batch = self.batch;
+        self.job(move || {
+            let mut marks = 0;
+            for _ in 0..batch {
+                marks += model.punctuate(&text)?.marks.len();
+            }
+            Ok(marks)
+        })
     }
 }
 

@@ -82,6 +82,7 @@ impl Inspection {
                     self.add("us_peaks", rows(&us.peaks)?);
                 }
             }
+            Scores::Frames { logits, .. } => self.add("ctc_logits", logits),
         }
         Ok(())
     }

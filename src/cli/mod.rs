@@ -8,6 +8,7 @@ mod output;
 mod plot;
 mod punctuate;
 mod session;
+mod stream;
 mod transcribe;
 mod vad;
 
@@ -40,6 +41,7 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     Transcribe(transcribe::Args),
+    Stream(stream::Args),
     Vad(vad::Args),
     Punctuate(punctuate::Args),
     Convert(convert::Args),
@@ -54,6 +56,7 @@ impl Cli {
         self.start_log();
         match self.command {
             Command::Transcribe(args) => args.run(),
+            Command::Stream(args) => args.run(),
             Command::Vad(args) => args.run(),
             Command::Punctuate(args) => args.run(),
             Command::Convert(args) => args.run(),

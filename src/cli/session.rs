@@ -1,18 +1,23 @@
 //! What the commands share: how models are named, found and run.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use funasr_candle::audio::Input;
+use funasr_candle::decode::hotwords::{HotwordReport, Hotwords, Rejected};
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_candle::hub::{self, Hub, HubOptions, Progress};
-use funasr_candle::pipeline::open_model;
+use funasr_candle::pipeline::{Language, Recognizer, Request, open_model};
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use indicatif::ProgressBar;
 
 use super::output::{note, progress_bar, report_error};
+
+/// Rejected hotwords that are named on stderr; a report in JSON names all.
+const MAX_NOTES: usize = 20;
 
 /// Where models come from.
 #[derive(Debug, Clone, Args)]
@@ -58,11 +63,47 @@ impl ComputeArgs {
     }
 }
 
+/// What is asked of a recognition model.
+#[derive(Debug, Clone, Args)]
+pub struct RequestArgs {
+    /// Words to listen for: a file with one a line, or a list such as "阿里巴巴 20,通义"; a number is a weight
+    #[arg(long, value_name = "FILE|WORDS")]
+    hotwords: Option<String>,
+    /// Language of the speech, for models that are told (SenseVoice): auto, zh, en, yue, ja, ko
+    #[arg(long, default_value_t)]
+    language: Language,
+    /// Write numbers as digits (SenseVoice, which then punctuates itself)
+    #[arg(long)]
+    itn: bool,
+}
+
+impl RequestArgs {
+    /// The request, checked against the model; what becomes of hotwords is told on stderr and returned.
+    pub fn read(&self, recognizer: &Recognizer) -> Result<(Request, Option<HotwordReport>)> {
+        let mut request = Request::default();
+        (request.language, request.itn) = (self.language, self.itn);
+        recognizer.check(&request)?;
+        let Some(hotwords) = &self.hotwords else { return Ok((request, None)) };
+        let hotwords =
+            if Path::new(hotwords).is_file() { Hotwords::read(hotwords)? } else { Hotwords::parse(hotwords) };
+        let report = recognizer.bias(&mut request, &hotwords)?;
+        for Rejected { word, why } in report.rejected.iter().take(MAX_NOTES) {
+            note(&format!("warning: hotword {word:?} is not used: {why}"));
+        }
+        if report.rejected.len() > MAX_NOTES {
+            note(&format!("warning: {} hotwords more are not used", report.rejected.len() - MAX_NOTES));
+        }
+        Ok((request, Some(report)))
+    }
+}
+
 /// What a model is for, and so which one is meant when none is named.
 #[derive(Debug, Clone, Copy)]
 pub enum Role {
     /// Speech recognition.
     Recognition,
+    /// Recognition of speech that goes on.
+    Streaming,
     /// Voice activity detection.
     VoiceDetection,
     /// Punctuation of whole texts.
@@ -75,7 +116,8 @@ impl Role {
     /// Registry names to prefer if installed, and the embedded model.
     fn defaults(self) -> (&'static [&'static str], &'static str) {
         match self {
-            Self::Recognition => (&["paraformer-large"], "demo"),
+            Self::Recognition => (&["paraformer-zh", "paraformer-large", "sensevoice-small"], "demo"),
+            Self::Streaming => (&["paraformer-zh-streaming"], "demo-online"),
             Self::VoiceDetection => (&[], "fsmn-vad"),
             Self::Punctuation => (&["ct-punc-c"], "demo-punc"),
             Self::RealtimePunctuation => (&["ct-punc-realtime"], "demo-punc-realtime"),
@@ -96,10 +138,10 @@ fn default_name(role: Role, options: &HubOptions) -> String {
         return (*name).to_owned();
     }
     match role {
-        Role::Recognition => note(
-            "note: no model is named or installed, so this is the embedded demonstration model `demo` (synthetic \
+        Role::Recognition | Role::Streaming => note(&format!(
+            "note: no model is named or installed, so this is the embedded demonstration model `{embedded}` (synthetic \
              speech, closed vocabulary); see `funasr-candle models list`",
-        ),
+        )),
         Role::Punctuation | Role::RealtimePunctuation => note(&format!(
             "note: no punctuation model is named or installed, so this is the embedded demonstration model `{embedded}`",
         )),

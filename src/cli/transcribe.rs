@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::{ArgAction, ValueEnum};
 use funasr_candle::audio::{Input, expand_inputs};
+use funasr_candle::decode::hotwords::{HotwordReport, matched};
 use funasr_candle::pipeline::{
     PunctuationModel, Recognizer, Request, Transcriber, TranscriberOptions, Transcript, VoiceDetector,
 };
@@ -48,6 +49,11 @@ pub struct Args {
     /// Write a file per recording into this folder instead of to stdout
     #[arg(long, value_name = "D")]
     output_dir: Option<PathBuf>,
+    /// Keep the tags that SenseVoice writes before a text: <|zh|><|HAPPY|><|Speech|><|woitn|>
+    #[arg(long)]
+    keep_tags: bool,
+    #[command(flatten)]
+    request: session::RequestArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
@@ -73,6 +79,16 @@ struct Report<'a> {
     device: String,
     dtype: String,
     rtf: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hotwords: Option<Biasing<'a>>,
+}
+
+/// What became of the hotwords.
+#[derive(Serialize)]
+struct Biasing<'a> {
+    #[serde(flatten)]
+    report: &'a HotwordReport,
+    matched: Vec<String>,
 }
 
 impl Args {
@@ -83,8 +99,8 @@ impl Args {
         if let Some(folder) = &self.output_dir {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         }
-        let request = Request::default();
-        let job = Job { args: self, model, transcriber, request, several: inputs.len() > 1 };
+        let (request, hotwords) = self.request.read(transcriber.recognizer())?;
+        let job = Job { args: self, model, transcriber, request, hotwords, several: inputs.len() > 1 };
         session::for_each(inputs, |input| job.transcribe(input))
     }
 
@@ -114,6 +130,7 @@ struct Job<'a> {
     model: String,
     transcriber: Transcriber,
     request: Request,
+    hotwords: Option<HotwordReport>,
     several: bool,
 }
 
@@ -124,8 +141,12 @@ impl Job<'_> {
         let bar = progress_bar(&input.key, audio.duration_ms());
         let transcript = self.transcriber.transcribe(&mut audio, &self.request, |ms| bar.set_position(ms));
         bar.finish_and_clear();
-        let transcript = transcript?;
-        let text = self.render(input, &transcript, started.elapsed().as_secs_f64())?;
+        let mut transcript = transcript?;
+        let matched = self.matched(&transcript.text);
+        if self.args.keep_tags {
+            transcript.keep_tags();
+        }
+        let text = self.render(input, &transcript, matched, started.elapsed().as_secs_f64())?;
         match &self.args.output_dir {
             Some(folder) => self.write(folder, input, &text)?,
             None => print(&text)?,
@@ -134,7 +155,19 @@ impl Job<'_> {
         audio.damage().map_or(Ok(()), Err)
     }
 
-    fn render(&self, input: &Input, transcript: &Transcript, seconds: f64) -> Result<String> {
+    /// What became of the hotwords, and which of them are in the text.
+    fn matched(&self, text: &str) -> Option<Biasing<'_>> {
+        let report = self.hotwords.as_ref()?;
+        Some(Biasing { report, matched: matched(&report.accepted, text) })
+    }
+
+    fn render(
+        &self,
+        input: &Input,
+        transcript: &Transcript,
+        hotwords: Option<Biasing>,
+        seconds: f64,
+    ) -> Result<String> {
         Ok(match self.args.format {
             Format::Text if self.several && self.args.output_dir.is_none() => {
                 format!("{}\t{}\n", input.key, transcript.text)
@@ -150,6 +183,7 @@ impl Job<'_> {
                     model: &self.model,
                     device: self.args.compute.device.to_string(),
                     dtype: self.args.compute.dtype.to_string(),
+                    hotwords,
                     rtf: seconds / (transcript.duration_ms as f64 / 1000.0).max(1e-3),
                 };
                 let json = serde_json::to_string(&report);

@@ -2,22 +2,27 @@
 
 pub mod batch;
 mod held;
+mod message;
 mod network;
 mod offline;
 mod online;
 mod punctuator;
 mod recognizer;
 mod request;
+mod session;
 mod transcript;
 mod voice_detector;
 
 pub use crate::models::paraformer_online::StreamOptions;
+pub use crate::nn::ChunkSize;
+pub use message::{Correction, Message, Pass};
 pub use network::{Network, NetworkOutput, Scores, Upsampled};
 pub use offline::{Transcriber, TranscriberOptions};
 pub use online::{OnlineRecognizer, OnlineStream};
 pub use punctuator::PunctuationModel;
-pub use recognizer::{Recognition, Recognizer, Utterance};
-pub use request::Request;
+pub use recognizer::{Recognition, Recognizer, Tagging, Utterance};
+pub use request::{Language, Request};
+pub use session::{Corrector, RealTime, Session, SessionOptions};
 pub use transcript::{Segment, Transcript};
 pub use voice_detector::{DetectorStream, VoiceDetector};
 
@@ -28,11 +33,12 @@ use crate::hub::ModelSource;
 use crate::weights::ModelFiles;
 
 /// FunASR's model classes that run here.
-pub const CLASSES: [&str; 8] = [
+pub const CLASSES: [&str; 9] = [
     "Paraformer",
     "BiCifParaformer",
     "SeacoParaformer",
     "ContextualParaformer",
+    "SenseVoiceSmall",
     "ParaformerStreaming",
     "FsmnVADStreaming",
     "CTTransformer",

@@ -10,6 +10,7 @@ use crate::models::bicif::{self, BiCifParaformer};
 use crate::models::contextual::{self, ContextualParaformer};
 use crate::models::paraformer::{self, Paraformer};
 use crate::models::seaco::{self, SeacoParaformer};
+use crate::models::sense_voice::{self, Query, SenseVoice};
 use crate::nn::{CifOutput, Lengths};
 use crate::weights::ModelFiles;
 
@@ -27,6 +28,8 @@ pub enum Network {
     Seaco(Box<SeacoParaformer>),
     /// Paraformer with hotwords that its decoder attends to.
     Contextual(Box<ContextualParaformer>),
+    /// A CTC model of several languages that also tells language, emotion and event.
+    SenseVoice(Box<SenseVoice>),
 }
 
 /// Every stage of one batch.
@@ -49,6 +52,13 @@ pub enum Scores {
         cif: CifOutput,
         /// The finer weights of a timestamp head.
         us: Option<Upsampled>,
+    },
+    /// A row for each frame, those of SenseVoice's queries first.
+    Frames {
+        /// `ctc_logits [B, 4 + T, V]`.
+        logits: Tensor,
+        /// Frames of each item, those of the queries included.
+        frames: Lengths,
     },
 }
 
@@ -73,7 +83,7 @@ impl Upsampled {
 impl Scores {
     /// The track that times the tokens of one item; of frames, none.
     pub fn track(&self, item: usize) -> Option<CifTrack<'_>> {
-        let Self::Tokens { cif, us, .. } = self;
+        let Self::Tokens { cif, us, .. } = self else { return None };
         Some(match us {
             Some(us) => CifTrack { alphas: &us.alphas[item], peaks: &us.peaks[item], upsample_rate: us.rate },
             None => CifTrack { alphas: &cif.alphas[item], peaks: &cif.peaks[item], upsample_rate: 1 },
@@ -82,6 +92,10 @@ impl Scores {
 }
 
 impl Network {
+    /// FunASR's classes of offline recognition.
+    pub const CLASSES: [&str; 5] =
+        ["Paraformer", "BiCifParaformer", "SeacoParaformer", "ContextualParaformer", "SenseVoiceSmall"];
+
     /// Loads the network that the files describe, for feature rows of `width`; returns it with the size of its vocabulary.
     ///
     /// # Errors
@@ -110,8 +124,14 @@ impl Network {
                     files.build(dtype, device, |vb| ContextualParaformer::load(width, &config, vb))?;
                 (Self::Contextual(network.into()), config.vocab_size)
             }
+            "SenseVoiceSmall" => {
+                let config: sense_voice::Config = files.config(&OTHERS)?;
+                let network = files.build(dtype, device, |vb| SenseVoice::load(width, &config, vb))?;
+                (Self::SenseVoice(network.into()), config.vocab_size)
+            }
             class => {
-                let message = format!("a {class} model does not recognise whole recordings");
+                let known = Self::CLASSES.join(", ");
+                let message = format!("is a {class} model, where one of {known} is expected");
                 return Err(files.config_error(message));
             }
         })
@@ -165,6 +185,13 @@ impl Network {
                 let contextual::Output { encoder_out, cif, decoder_logits: logits } =
                     network.forward(speech, lengths, &hotwords())?;
                 NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us: None } }
+            }
+            Self::SenseVoice(network) => {
+                let query = |request: &&Request| Query { language: request.language, text_norm: request.itn };
+                let queries: Vec<Query> = requests.iter().map(query).collect();
+                let sense_voice::Output { encoder_out, ctc_logits: logits, lengths: frames } =
+                    network.forward(speech, lengths, &queries)?;
+                NetworkOutput { encoder_out, scores: Scores::Frames { logits, frames } }
             }
         })
     }

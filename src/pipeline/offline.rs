@@ -4,13 +4,15 @@
 //! a batch is held, so memory does not depend on the length of the recording.
 
 use super::held::Held;
+use super::transcript::main_language;
 use super::{
     PunctuationModel, Recognition, Recognizer, Request, Segment, Transcript, Utterance, VoiceDetector, batch,
 };
 use crate::audio::AudioReader;
 use crate::error::{Error, Result};
 use crate::text::Token;
-use crate::text::join::{Joined, join_segments};
+use crate::text::join::{join_segments, join_sentences};
+use crate::text::marks::marks;
 use crate::text::sentences::{Sentence, sentences};
 use crate::vad::{EndSilence, Event, FILE_CHUNK_MS};
 
@@ -86,10 +88,14 @@ impl Transcriber {
             return Err(Error::audio(audio.name(), message));
         }
         let (text, sentences) = self.punctuate(&run.segments)?;
-        Ok(Transcript { duration_ms, text, segments: run.segments, sentences })
+        let language = main_language(&run.segments);
+        Ok(Transcript { duration_ms, text, language, segments: run.segments, sentences })
     }
 
     fn punctuate(&self, segments: &[Segment]) -> Result<(String, Vec<Sentence>)> {
+        if segments.iter().any(|segment| segment.punctuated) {
+            return Ok(own_punctuation(segments));
+        }
         let spoken: Vec<&str> =
             segments.iter().map(|segment| segment.text.as_str()).filter(|text| !text.is_empty()).collect();
         let text = join_segments(&spoken);
@@ -101,6 +107,13 @@ impl Transcriber {
         let sentences = sentences(&words, &punctuated.text, &punctuated.marks);
         Ok((punctuated.text, sentences))
     }
+}
+
+/// Text and sentences of segments that the model has punctuated.
+fn own_punctuation(segments: &[Segment]) -> (String, Vec<Sentence>) {
+    let texts: Vec<&str> = segments.iter().map(|segment| segment.text.as_str()).collect();
+    let cut = |segment: &Segment| sentences(&segment.tokens, &segment.text, &marks(&segment.text));
+    (join_sentences(&texts), segments.iter().flat_map(cut).collect())
 }
 
 /// A segment as a sentence of its own, if anything was said.
@@ -204,15 +217,10 @@ impl Run<'_> {
                 results[i] = result;
             }
         }
-        self.segments.extend(pieces.iter().zip(results).map(|(piece, result)| segment(piece, result)));
+        let segment = |(piece, result): (&Piece, _)| Segment::new(piece.start_ms, piece.end_ms, result);
+        self.segments.extend(pieces.iter().zip(results).map(segment));
         Ok(())
     }
-}
-
-fn segment(piece: &Piece, recognition: Recognition) -> Segment {
-    let (start_ms, end_ms) = (piece.start_ms, piece.end_ms);
-    let Joined { text, words } = recognition.within(start_ms, end_ms).joined;
-    Segment { start_ms, end_ms, text, tokens: words }
 }
 
 /// Appends `count` samples, fewer at the end; true if the recording ended.

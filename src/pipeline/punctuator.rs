@@ -68,12 +68,17 @@ impl PunctuationModel {
         self.punctuator.punctuate(text, |ids| self.labels(ids, 0))
     }
 
+    /// Whether it is for text that goes on.
+    pub fn is_realtime(&self) -> bool {
+        self.model.class() == Class::CTTransformerStreaming
+    }
+
     /// Punctuates the next piece of a text with a real-time model; see [`Punctuator::punctuate_next`].
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the model is for whole texts, else as [`PunctuationModel::punctuate`].
     pub fn punctuate_next(&self, cache: &mut Cache, text: &str) -> Result<Continuation> {
-        if self.model.class() != Class::CTTransformerStreaming {
+        if !self.is_realtime() {
             return Err(Error::Unsupported(format!(
                 "{}: a CTTransformer punctuates whole texts; for text that goes on a CTTransformerStreaming is needed",
                 self.origin

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
+use serde::Deserialize;
 
-use super::{Network, NetworkOutput, Request, Scores, batch, open_frontend, open_tokens};
+use super::{Language, Network, NetworkOutput, Request, Scores, batch, open_frontend, open_tokens};
+use crate::decode::ctc;
 use crate::decode::greedy::{Emission, greedy};
 use crate::decode::hotwords::{HotwordReport, Hotwords, SegDict};
 use crate::decode::timestamps::token_spans;
@@ -13,9 +15,13 @@ use crate::decode::tokens::TokenList;
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::frontend::{Features, Frontend};
+use crate::models::sense_voice::QUERY_FRAMES;
 use crate::nn::Lengths;
 use crate::text::Token;
 use crate::text::join::{Joined, Notation, join};
+use crate::text::marks::is_punctuation;
+use crate::text::pieces::PieceRules;
+use crate::text::tags::{self, Tagged};
 use crate::weights::ModelFiles;
 
 /// What was said in one segment; times count from its start.
@@ -25,6 +31,17 @@ pub struct Recognition {
     pub tokens: Vec<Token>,
     /// Words and text, without punctuation unless the model writes it itself.
     pub joined: Joined,
+    /// What a model that tells more than words says.
+    pub tagging: Option<Tagging>,
+}
+
+/// Language, emotion and event, as SenseVoice tells them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tagging {
+    /// The text with its tags, as the model wrote it.
+    pub text: String,
+    /// The tags, read.
+    pub tags: Tagged,
 }
 
 impl Recognition {
@@ -35,6 +52,11 @@ impl Recognition {
             (token.start_ms, token.end_ms) = (place(token.start_ms), place(token.end_ms));
         }
         self
+    }
+
+    /// Whether the text holds the model's own punctuation.
+    pub fn is_punctuated(&self) -> bool {
+        self.tagging.as_ref().is_some_and(|tagging| tagging.tags.text_norm == Some(true))
     }
 }
 
@@ -54,6 +76,8 @@ pub struct Recognizer {
     network: Network,
     tokens: TokenList,
     notation: Notation,
+    /// How the pieces of a SenseVoice become text.
+    pieces: PieceRules,
     seg_dict: Option<SegDict>,
     compute: Compute,
     /// What error messages call the model.
@@ -61,7 +85,7 @@ pub struct Recognizer {
 }
 
 impl Recognizer {
-    /// Loads a Paraformer of any offline kind.
+    /// Loads a Paraformer of any offline kind or a SenseVoice.
     ///
     /// # Errors
     /// Files that are incomplete or do not fit each other, naming the key, tensor or token.
@@ -69,11 +93,15 @@ impl Recognizer {
         let frontend = open_frontend(files)?;
         let (network, vocab_size) = Network::load(files, frontend.config().feature_width(), compute)?;
         let (_, tokens) = open_tokens(files, vocab_size)?;
-        let notation = Notation::of(tokens.iter());
+        let (notation, tokenizer) = match network {
+            Network::SenseVoice(_) => (Notation::SentencePiece, files.section("tokenizer_conf")?),
+            _ => (Notation::of(tokens.iter()), Tokenizer::default()),
+        };
         let seg_dict = if network.takes_hotwords() { files.seg_dict()? } else { None };
         let seg_dict = seg_dict.map(|(_, text)| SegDict::parse(&text));
         let (compute, origin) = (compute.clone(), files.origin.clone());
-        Ok(Self { frontend, network, tokens, notation, seg_dict, compute, origin })
+        let pieces = tokenizer.sentencepiece;
+        Ok(Self { frontend, network, tokens, notation, pieces, seg_dict, compute, origin })
     }
 
     /// Sample rate that [`Recognizer::recognize`] takes.
@@ -94,6 +122,21 @@ impl Recognizer {
     /// Where and in which format it computes.
     pub fn compute(&self) -> &Compute {
         &self.compute
+    }
+
+    /// Fails if the network cannot do what is asked.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: a language or text normalisation, of a network that is not told.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        let is_told = matches!(self.network, Network::SenseVoice(_));
+        let what = match request {
+            _ if is_told => return Ok(()),
+            Request { itn: true, .. } => "does not normalise text",
+            Request { language, .. } if *language != Language::Auto => "cannot be told a language",
+            _ => return Ok(()),
+        };
+        Err(Error::Unsupported(format!("{}: {what}; of the models here SenseVoiceSmall can", self.origin)))
     }
 
     /// Makes `request` ask for these hotwords, and says what became of each. Words that the vocabulary cannot spell are
@@ -172,6 +215,10 @@ impl Recognizer {
                 let (logits, vocab) = rows(logits, item)?;
                 greedy(&logits, vocab, cif.token_num.items()[item])
             }
+            Scores::Frames { logits, frames } => {
+                let (logits, vocab) = rows(logits, item)?;
+                ctc::greedy(&logits[..frames.items()[item] * vocab], vocab)
+            }
         }
     }
 
@@ -181,11 +228,33 @@ impl Recognizer {
     /// Logits that are not finite.
     pub fn read(&self, output: &NetworkOutput, item: usize) -> Result<Recognition> {
         let emissions = self.emissions(output, item)?;
-        let positions: Vec<usize> = emissions.iter().map(|emission| emission.position).collect();
-        let spans = output.scores.track(item).map_or_else(Vec::new, |track| token_spans(track, &positions));
-        let tokens = self.tokens(&emissions, spans);
-        let joined = join(&tokens, self.notation);
-        Ok(Recognition { tokens, joined })
+        match (&output.scores, output.scores.track(item)) {
+            (Scores::Frames { logits, frames }, _) => {
+                let (logits, vocab) = rows(logits, item)?;
+                let said = QUERY_FRAMES * vocab..frames.items()[item] * vocab;
+                self.read_frames(&emissions, &logits[said], vocab)
+            }
+            (_, track) => {
+                let positions: Vec<usize> = emissions.iter().map(|emission| emission.position).collect();
+                let spans = track.map_or_else(Vec::new, |track| token_spans(track, &positions));
+                let tokens = self.tokens(&emissions, spans);
+                Ok(Recognition { joined: join(&tokens, self.notation), tokens, tagging: None })
+            }
+        }
+    }
+
+    /// The same from the CTC `logits [T, V]` of the speech alone.
+    fn read_frames(&self, emissions: &[Emission], logits: &[f32], vocab: usize) -> Result<Recognition> {
+        let said: Vec<Emission> =
+            emissions.iter().copied().filter(|emission| emission.position >= QUERY_FRAMES).collect();
+        let ids: Vec<u32> = said.iter().map(|emission| emission.id).collect();
+        let tokens = self.tokens(&said, ctc::token_spans(logits, vocab, &ids)?);
+        let mut joined = join(&tokens, self.notation);
+        let text = self.pieces.decode(emissions.iter().filter_map(|e| self.tokens.token(e.id)));
+        let tags = tags::parse(&text).into_iter().next().unwrap_or_default();
+        let tagging = Tagging { text, tags };
+        joined.words.retain(|word| !is_punctuation(&word.text));
+        Ok(Recognition { tokens, joined, tagging: Some(tagging) })
     }
 
     fn tokens(&self, emissions: &[Emission], spans: Vec<[u64; 2]>) -> Vec<Token> {
@@ -195,6 +264,13 @@ impl Recognizer {
         };
         emissions.iter().zip(spans).map(token).collect()
     }
+}
+
+/// What of `tokenizer_conf` turns tokens into text.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Tokenizer {
+    sentencepiece: PieceRules,
 }
 
 /// One item of logits `[B, N, V]` as rows, and V.

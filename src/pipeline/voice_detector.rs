@@ -57,6 +57,11 @@ impl VoiceDetector {
         self.frontend.config().fs
     }
 
+    /// Silence that ends a segment by the fixed rule, if nobody asks for another.
+    pub fn max_end_silence_ms(&self) -> u32 {
+        self.config.max_end_silence_time
+    }
+
     /// The front end.
     pub fn frontend(&self) -> &Frontend {
         &self.frontend
@@ -129,6 +134,7 @@ impl VoiceDetector {
 }
 
 /// The state of one stream, for [`VoiceDetector::push`]. It does not grow.
+#[derive(Debug)]
 pub struct DetectorStream {
     resampler: Option<Resampler>,
     online: OnlineState,

@@ -40,6 +40,27 @@ pub struct Continuation {
     pub marks: Vec<Range<usize>>,
 }
 
+impl Continuation {
+    /// The new words as they stand if nothing follows for now: with the mark after the last one.
+    pub fn so_far(mut self) -> (String, Vec<Range<usize>>) {
+        self.text.push_str(&self.after);
+        (self.text, self.marks)
+    }
+
+    /// The new words as the end of the text: closed by a full stop unless a question mark does, as FunASR's server does
+    /// with the last segment. No words stay no text.
+    pub fn closed(self) -> (String, Vec<Range<usize>>) {
+        let (mut text, mut marks) = self.so_far();
+        let Some(last) = marks.last_mut() else { return (text, marks) };
+        if !text.ends_with(['。', '？', '.', '?']) {
+            text.truncate(last.start);
+            text.push('。');
+            *last = last.start..text.len();
+        }
+        (text, marks)
+    }
+}
+
 impl Punctuator {
     /// Punctuates the next piece of a text whose open sentence is in `cache`. `label` is the network, as for
     /// [`Punctuator::punctuate`]; it also gets the number of words that were cached, its VAD index, which FunASR leaves

@@ -91,6 +91,11 @@ impl PartialJoin {
         Self { notation, unfinished: false, blank: false, last: None }
     }
 
+    /// Forgets what was shown: the next text stands alone.
+    pub fn restart(&mut self) {
+        *self = Self::new(self.notation);
+    }
+
     /// The text to append for the tokens of the next chunk, with a space in front where it starts another word.
     pub fn push(&mut self, tokens: &[Token]) -> String {
         let kept: Vec<&str> =
@@ -156,6 +161,20 @@ pub fn join_segments<S: AsRef<str>>(texts: &[S]) -> String {
         let text = bare.trim_matches(is_space);
         let neighbours = [joined.chars().next_back(), text.chars().next()];
         if !joined.is_empty() && !text.is_empty() && !neighbours.into_iter().all(chinese) {
+            joined.push(' ');
+        }
+        joined.push_str(text);
+    }
+    joined
+}
+
+/// Joins the texts of neighbouring segments that are punctuated: a space between two ASCII characters.
+pub fn join_sentences<S: AsRef<str>>(texts: &[S]) -> String {
+    let mut joined = String::new();
+    for text in texts {
+        let text = text.as_ref().trim_matches(is_space);
+        let ascii = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii());
+        if ascii(joined.chars().next_back()) && ascii(text.chars().next()) {
             joined.push(' ');
         }
         joined.push_str(text);

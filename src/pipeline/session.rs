@@ -1,0 +1,449 @@
+//! Real-time sessions: audio is pushed as it arrives, text comes out while it is spoken.
+//!
+//! The first pass streams text with a small delay. In the second pass, at each end of speech that the voice detector
+//! finds, an offline model reads the whole segment again and its text replaces what was streamed. Segments are those of
+//! FunASR's 2pass server (`runtime/onnxruntime/src/audio.cpp`, `Audio::Split`), but nothing that was recognised is
+//! dropped: the last streamed words of a sentence come before its correction, each segment has a correction of its own,
+//! and a punctuation mark stands with the words it closes.
+//!
+//! A [`Session`] is plain state; [`RealTime`] holds the models and moves any number of sessions on together, their
+//! network steps batched. What a session says depends neither on how its audio was cut into pushes nor on the others.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::held::Held;
+use super::{
+    Correction, DetectorStream, Message, OnlineRecognizer, OnlineStream, Pass, PunctuationModel, Recognition,
+    Recognizer, Request, StreamOptions, Utterance, VoiceDetector,
+};
+use crate::error::{Error, Result};
+use crate::punctuation::realtime::Cache;
+use crate::text::Token;
+use crate::text::join::PartialJoin;
+use crate::text::marks::marks;
+use crate::text::sentences::sentences;
+use crate::vad::{EndSilence, Event};
+
+/// Audio is heard in units of this length, so that results do not depend on how it was pushed.
+const UNIT_MS: u64 = 60;
+/// Audio that may wait to be heard.
+const MAX_WAITING_MS: u64 = 60_000;
+
+/// The models of real-time sessions. They are immutable and shared by all sessions.
+#[derive(Debug)]
+pub struct RealTime {
+    online: OnlineRecognizer,
+    detector: Option<VoiceDetector>,
+    corrector: Option<Corrector>,
+}
+
+/// The second pass.
+#[derive(Debug)]
+pub struct Corrector {
+    /// Offline recognition of whole segments.
+    pub recognizer: Recognizer,
+    /// Punctuation of what it recognises, real-time or offline.
+    pub punctuation: Option<PunctuationModel>,
+}
+
+impl Corrector {
+    /// The text of a segment with punctuation, and where its marks stand. `last` closes the text.
+    fn punctuate(
+        &self,
+        cache: &mut Cache,
+        spoken: &Recognition,
+        last: bool,
+    ) -> Result<(String, Vec<Range<usize>>)> {
+        let text = &spoken.joined.text;
+        let Some(punctuation) = self.punctuation.as_ref().filter(|_| !spoken.is_punctuated()) else {
+            return Ok((text.clone(), marks(text)));
+        };
+        if !punctuation.is_realtime() {
+            let punctuated = punctuation.punctuate(text)?;
+            return Ok((punctuated.text, punctuated.marks));
+        }
+        let next = punctuation.punctuate_next(cache, text)?;
+        Ok(if last { next.closed() } else { next.so_far() })
+    }
+}
+
+/// Choices of one session.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Chunks and look-back of the first pass.
+    pub stream: StreamOptions,
+    /// What the second pass is asked for.
+    pub request: Request,
+    /// Silence that ends a segment; by default what the detector's model says.
+    pub max_end_silence_ms: Option<u32>,
+}
+
+impl RealTime {
+    /// Joins the models. Without detector a session is one sentence from beginning to end; a second pass needs one.
+    ///
+    /// # Errors
+    /// A second pass without detector, or at another sample rate than the first.
+    pub fn new(
+        online: OnlineRecognizer,
+        detector: Option<VoiceDetector>,
+        corrector: Option<Corrector>,
+    ) -> Result<Self> {
+        let rate = online.sample_rate();
+        match &corrector {
+            Some(_) if detector.is_none() => {
+                Err(Error::Unsupported("a second pass needs a voice detection model".into()))
+            }
+            Some(corrector) if corrector.recognizer.sample_rate() != rate => {
+                let offline = corrector.recognizer.sample_rate();
+                let message =
+                    format!("the streaming model hears {rate} Hz and the offline model {offline} Hz");
+                Err(Error::Unsupported(message))
+            }
+            _ => Ok(Self { online, detector, corrector }),
+        }
+    }
+
+    /// Sample rate of the audio that sessions take.
+    pub fn sample_rate(&self) -> u32 {
+        self.online.sample_rate()
+    }
+
+    /// A session at its start.
+    ///
+    /// # Errors
+    /// Chunk sizes that the streaming model cannot use.
+    pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        let rate = self.sample_rate();
+        let detector = self.detector.as_ref().map(|detector| {
+            let silence = options.max_end_silence_ms.unwrap_or(detector.max_end_silence_ms());
+            detector.stream(rate, EndSilence::Fixed(silence))
+        });
+        Ok(Session {
+            request: options.request.clone(),
+            held: Held::new(rate),
+            waiting: Vec::new(),
+            finished: false,
+            detector: detector.transpose()?,
+            speech: None,
+            stream: self.online.stream(&options.stream)?,
+            plan: VecDeque::new(),
+            partial: PartialJoin::new(self.online.notation()),
+            cache: Cache::default(),
+            sentence: Sentence::default(),
+            messages: Vec::new(),
+            end: End::Open,
+        })
+    }
+
+    /// Hears what was pushed to the sessions and returns what each has to say, in order.
+    ///
+    /// # Errors
+    /// [`Error::Inference`], with the op that failed; the sessions are then of no further use.
+    pub fn advance(&self, sessions: &mut [&mut Session]) -> Result<Vec<Vec<Message>>> {
+        loop {
+            let heard =
+                sessions.par_iter_mut().map(|session| session.hear(self)).collect::<Result<Vec<_>>>()?;
+            while self.stream(sessions)? | self.correct(sessions)? {}
+            if !heard.contains(&true) {
+                break;
+            }
+        }
+        Ok(sessions.iter_mut().map(|session| session.take_messages()).collect())
+    }
+
+    /// Pushes `samples` to one session, ends it after them if they are the `last`, and returns what it has to say.
+    ///
+    /// # Errors
+    /// Those of [`Session::push`] and [`RealTime::advance`].
+    pub fn feed(&self, session: &mut Session, samples: &[f32], last: bool) -> Result<Vec<Message>> {
+        let piece = session.held.count(MAX_WAITING_MS / 2);
+        let mut messages = Vec::new();
+        for samples in samples.chunks(piece) {
+            session.push(samples)?;
+            messages.extend(self.advance(&mut [session])?.concat());
+        }
+        if last {
+            session.finish();
+            messages.extend(self.advance(&mut [session])?.concat());
+        }
+        Ok(messages)
+    }
+
+    /// One chunk of the first pass for every session that is due; false if none is.
+    fn stream(&self, sessions: &mut [&mut Session]) -> Result<bool> {
+        let mut due: Vec<&mut Session> = Vec::new();
+        for session in sessions.iter_mut() {
+            if session.wants_step()? {
+                due.push(&mut **session);
+            }
+        }
+        let mut streams: Vec<&mut OnlineStream> = due.iter_mut().map(|session| &mut session.stream).collect();
+        if streams.is_empty() {
+            return Ok(false);
+        }
+        let tokens = self.online.step(&mut streams)?;
+        for (session, tokens) in due.iter_mut().zip(tokens) {
+            session.say_partial(&tokens);
+        }
+        Ok(true)
+    }
+
+    /// The second pass for every session whose segment has ended; false if there is none.
+    fn correct(&self, sessions: &mut [&mut Session]) -> Result<bool> {
+        let Some(corrector) = &self.corrector else { return Ok(false) };
+        let mut due: Vec<(&mut Session, Segment)> = Vec::new();
+        for session in sessions.iter_mut() {
+            if let Some(segment) = session.take_segment() {
+                due.push((session, segment));
+            }
+        }
+        let utterances: Vec<Utterance> = due
+            .iter()
+            .map(|(session, segment)| Utterance { samples: &segment.samples, request: &session.request })
+            .collect();
+        if utterances.is_empty() {
+            return Ok(false);
+        }
+        let recognitions = corrector.recognizer.recognize(&utterances)?;
+        for ((session, segment), recognition) in due.into_iter().zip(recognitions) {
+            session.say_correction(corrector, &segment, recognition)?;
+        }
+        Ok(true)
+    }
+}
+
+/// One stream of audio and what is known of it. Its size does not depend on how long it runs.
+#[derive(Debug)]
+pub struct Session {
+    request: Request,
+    held: Held,
+    /// Pushed and not heard yet.
+    waiting: Vec<f32>,
+    finished: bool,
+    detector: Option<DetectorStream>,
+    /// The open speech segment.
+    speech: Option<Speech>,
+    stream: OnlineStream,
+    plan: VecDeque<Step>,
+    partial: PartialJoin,
+    cache: Cache,
+    sentence: Sentence,
+    messages: Vec<Message>,
+    end: End,
+}
+
+/// Where streaming stands in the open segment.
+#[derive(Debug, Clone, Copy)]
+struct Speech {
+    beg_ms: u64,
+    /// Sample from which on the first pass has not read it.
+    unread: usize,
+}
+
+/// What remains to be done for what was heard.
+#[derive(Debug)]
+enum Step {
+    /// Audio for the first pass.
+    Read(Vec<f32>),
+    /// The end of what the first pass reads.
+    EndRead,
+    /// A segment for the second pass.
+    Correct(Segment),
+}
+
+#[derive(Debug)]
+struct Segment {
+    beg_ms: u64,
+    end_ms: u64,
+    samples: Vec<f32>,
+    /// Whether the stream ended with it.
+    last: bool,
+}
+
+/// The sentence that is being spoken.
+#[derive(Debug, Default)]
+struct Sentence {
+    index: u64,
+    begun: bool,
+}
+
+/// How far the end of the session has come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    Open,
+    /// All was heard; messages from this one on belong to the last unit.
+    Heard(usize),
+    Told,
+}
+
+impl Session {
+    /// Takes samples at [`RealTime::sample_rate`], in [-1, 1].
+    ///
+    /// # Errors
+    /// After [`Session::finish`]; a sample that is not a finite number; [`Error::Overloaded`] if a minute of audio already
+    /// waits for [`RealTime::advance`]. Nothing is taken then.
+    pub fn push(&mut self, samples: &[f32]) -> Result<()> {
+        if self.finished {
+            return Err(Error::Unsupported("audio was pushed to a session after its end".into()));
+        }
+        if let Some(i) = samples.iter().position(|sample| !sample.is_finite()) {
+            return Err(Error::audio("stream", format!("sample {i} of a push is not a finite number")));
+        }
+        if self.waiting.len() + samples.len() > self.held.count(MAX_WAITING_MS) {
+            let seconds = MAX_WAITING_MS / 1000;
+            let message = format!("a session takes audio faster than it is heard: {seconds} s wait already");
+            return Err(Error::Overloaded(message));
+        }
+        self.waiting.extend_from_slice(samples);
+        Ok(())
+    }
+
+    /// No audio follows.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Whether the last message was given out.
+    pub fn ended(&self) -> bool {
+        self.end == End::Told
+    }
+
+    /// Takes the next unit, finds out where speech begins and ends, and plans what follows; false if no unit is complete.
+    fn hear(&mut self, models: &RealTime) -> Result<bool> {
+        let unit = self.held.count(UNIT_MS);
+        let last = self.finished && self.waiting.len() <= unit;
+        if self.end != End::Open || (self.waiting.len() < unit && !last) {
+            return Ok(false);
+        }
+        let heard: Vec<f32> = self.waiting.drain(..unit.min(self.waiting.len())).collect();
+        if last {
+            self.end = End::Heard(self.messages.len());
+        }
+        self.held.samples.extend_from_slice(&heard);
+        for event in self.detect(models, &heard, last)? {
+            match event {
+                Event::Begin { beg_ms } => {
+                    self.speech = Some(Speech { beg_ms, unread: self.held.count(beg_ms) });
+                }
+                Event::End { end_ms, .. } => self.close(models, end_ms, last),
+            }
+        }
+        self.read_open_segment();
+        self.forget(models);
+        Ok(true)
+    }
+
+    /// Without detector all is one segment.
+    fn detect(&mut self, models: &RealTime, heard: &[f32], last: bool) -> Result<Vec<Event>> {
+        if let (Some(detector), Some(stream)) = (&models.detector, &mut self.detector) {
+            return detector.push(stream, heard, last);
+        }
+        let first = self.held.end() == heard.len();
+        let begin = first.then_some(Event::Begin { beg_ms: 0 });
+        let end = last.then(|| Event::End { beg_ms: 0, end_ms: self.held.end_ms() });
+        Ok(begin.into_iter().chain(end).collect())
+    }
+
+    /// Plans whole chunks of the open segment; the rest waits, since the segment may turn out to end inside.
+    fn read_open_segment(&mut self) {
+        let stride = self.stream.stride_samples();
+        while let Some(speech) = &mut self.speech
+            && speech.unread + stride <= self.held.end()
+        {
+            let chunk = self.held.range(speech.unread, speech.unread + stride);
+            speech.unread += stride;
+            self.plan.push_back(Step::Read(chunk));
+        }
+    }
+
+    /// Plans the end of the open segment.
+    fn close(&mut self, models: &RealTime, end_ms: u64, last: bool) {
+        let Some(Speech { beg_ms, unread }) = self.speech.take() else { return };
+        let end = if models.detector.is_some() { self.held.count(end_ms) } else { self.held.end() };
+        self.plan.extend([Step::Read(self.held.range(unread, end)), Step::EndRead]);
+        if models.corrector.is_some() {
+            let samples = self.held.cut(beg_ms, end_ms);
+            self.plan.push_back(Step::Correct(Segment { beg_ms, end_ms, samples, last }));
+        }
+    }
+
+    /// Drops audio that nothing needs any more.
+    fn forget(&mut self, models: &RealTime) {
+        let unread = self.speech.map_or(self.held.end(), |speech| speech.unread);
+        let needed = match (&self.detector, &models.corrector) {
+            (Some(detector), Some(_)) => self.held.count(detector.needed_from_ms()).min(unread),
+            (Some(detector), None) if self.speech.is_none() => self.held.count(detector.needed_from_ms()),
+            _ => unread,
+        };
+        self.held.drop_before(needed);
+    }
+
+    /// Loads what is planned into the stream until a step is due; false if none is.
+    fn wants_step(&mut self) -> Result<bool> {
+        while !self.stream.ready() {
+            match self.plan.front_mut() {
+                Some(Step::Read(samples)) => self.stream.push(&std::mem::take(samples))?,
+                Some(Step::EndRead) => self.stream.finish(),
+                Some(Step::Correct(_)) | None => return Ok(false),
+            }
+            self.plan.pop_front();
+        }
+        Ok(true)
+    }
+
+    fn take_segment(&mut self) -> Option<Segment> {
+        match self.plan.pop_front()? {
+            Step::Correct(segment) => Some(segment),
+            step => {
+                self.plan.push_front(step);
+                None
+            }
+        }
+    }
+
+    fn say_partial(&mut self, tokens: &[Token]) {
+        let text = self.partial.push(tokens);
+        if !text.is_empty() {
+            let first = !std::mem::replace(&mut self.sentence.begun, true);
+            self.say(text, Pass::Streaming { first });
+        }
+    }
+
+    fn say_correction(
+        &mut self,
+        corrector: &Corrector,
+        segment: &Segment,
+        recognition: Recognition,
+    ) -> Result<()> {
+        let (beg_ms, end_ms) = (segment.beg_ms, segment.end_ms);
+        let spoken = recognition.within(beg_ms, end_ms);
+        let (text, marks) = corrector.punctuate(&mut self.cache, &spoken, segment.last)?;
+        let sentences = sentences(&spoken.joined.words, &text, &marks);
+        let words = spoken.joined.words;
+        self.say(text, Pass::Corrected(Correction { start_ms: beg_ms, end_ms, words, sentences }));
+        self.sentence = Sentence { index: self.sentence.index + 1, begun: false };
+        self.partial.restart();
+        Ok(())
+    }
+
+    fn say(&mut self, text: String, pass: Pass) {
+        self.messages.push(Message { index: self.sentence.index, text, pass, is_final: false });
+    }
+
+    /// What was said; at the end of the session the last message is marked, or an empty one made.
+    fn take_messages(&mut self) -> Vec<Message> {
+        if let End::Heard(unit) = self.end {
+            self.end = End::Told;
+            if self.messages.len() <= unit {
+                self.say(String::new(), Pass::Streaming { first: !self.sentence.begun });
+            }
+            if let Some(message) = self.messages.last_mut() {
+                message.is_final = true;
+            }
+        }
+        std::mem::take(&mut self.messages)
+    }
+}
