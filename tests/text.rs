@@ -670,6 +670,16 @@ mod sentence_times {
         (text, marks)
     }
 
+    #[test]
+    fn a_mark_after_a_mark_belongs_to_the_sentence_before() {
+        let words = timed(&["你", "好"]);
+        let text = "你。.好";
+        let cut = sentences(&words, text, &[3..6, 6..7]);
+        let texts: Vec<&str> = cut.iter().map(|sentence| sentence.text.as_str()).collect();
+        assert_eq!(texts, ["你。.", "好"]);
+        assert_eq!((cut[0].end_ms, cut[1].start_ms, cut[0].words.clone()), (100, 100, 0..1));
+    }
+
     fn brief(sentences: &[Sentence]) -> Vec<(&str, &str, u64, u64)> {
         sentences.iter().map(|s| (s.text.as_str(), s.punctuation.as_str(), s.start_ms, s.end_ms)).collect()
     }

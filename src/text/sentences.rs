@@ -31,7 +31,7 @@ pub struct Sentence {
 /// that is one sentence. A word that marks split lends its whole span to every part.
 pub fn sentences(words: &[Token], text: &str, marks: &[Range<usize>]) -> Vec<Sentence> {
     let mut reader = Reader { words, next: 0, letters_left: None, last_end_ms: 0 };
-    let mut found = Vec::new();
+    let mut found: Vec<Sentence> = Vec::new();
     let mut begin = 0;
     let rest = text.len()..text.len();
     for mark in marks.iter().filter(|mark| !mark.is_empty()).chain([&rest]) {
@@ -39,7 +39,12 @@ pub fn sentences(words: &[Token], text: &str, marks: &[Range<usize>]) -> Vec<Sen
             continue;
         };
         let spoken = spoken.trim_matches(is_space);
-        if spoken.is_empty() && punctuation.is_empty() {
+        if spoken.is_empty() && (punctuation.is_empty() || !found.is_empty()) {
+            // A mark after a mark closes no sentence of its own.
+            if let Some(before) = found.last_mut() {
+                before.text.push_str(punctuation);
+            }
+            begin = mark.end;
             continue;
         }
         let (read, [start_ms, end_ms]) = reader.read(letters(spoken));
