@@ -66,6 +66,7 @@ const TRAINING_OPTIONS: [(&str, &[&str]); 8] = [
             "report_cer",
             "report_wer",
             "sampling_ratio",
+            "seaco_length_normal",
             "seaco_length_normalized_loss",
             "seaco_lsm_weight",
             "seaco_weight",

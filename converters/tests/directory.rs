@@ -169,6 +169,46 @@ fn pieces_of_a_sentencepiece_model_are_the_tokens() {
 }
 
 #[test]
+fn hotword_models_keep_their_options_embedding_and_dictionary() {
+    let seaco = "
+seaco_decoder: ParaformerSANMDecoder
+seaco_decoder_conf: {attention_heads: 4, linear_units: 1024, num_blocks: 4, dropout_rate: 0.1, kernel_size: 21,
+    sanm_shfit: 0, use_output_layer: false, wo_input_layer: true}
+";
+    let seaco_conf = "{inner_dim: 4, bias_encoder_type: lstm, bias_encoder_bid: false, seaco_lsm_weight: 0.1,
+    seaco_length_normal: true, train_decoder: false, NO_BIAS: 2, ctc_weight: 0.0}";
+    let contextual_conf = "{inner_dim: 4, sampling_ratio: 0.75, crit_attn_weight: 0.0}";
+    let cases = [
+        (
+            ("SeacoParaformer", seaco_conf, seaco),
+            json!({"inner_dim": 4, "bias_encoder_type": "lstm", "bias_encoder_bid": false, "NO_BIAS": 2}),
+            json!({"attention_heads": 4, "linear_units": 1024, "num_blocks": 4, "kernel_size": 21,
+                "sanm_shfit": 0, "use_output_layer": false, "wo_input_layer": true}),
+        ),
+        (("ContextualParaformer", contextual_conf, ""), json!({"inner_dim": 4}), json!(null)),
+    ];
+    let rest = PARAFORMER[PARAFORMER.find("encoder: ").unwrap()..].replace("eos: 3\n", "");
+    for ((class, model_conf, more), options, second_decoder) in cases {
+        let config = format!("model: {class}\nmodel_conf: {model_conf}\n{rest}{more}");
+        let metas = r#"{"file_path_metas": {"init_param": "model.pt", "config": "config.yaml",
+            "tokenizer_conf": {"token_list": "tokens.txt", "seg_dict_file": "seg_dict"}}}"#;
+        let case = paraformer()
+            .file("config.yaml", config.as_bytes())
+            .file("configuration.json", metas.as_bytes())
+            .file("seg_dict", "你 你\n".as_bytes());
+        let report = case.converted();
+        // The CTC head goes, the embedding of the hotwords stays.
+        assert_eq!(report.skipped.len(), 1, "{:?}", report.skipped);
+        assert!(tensors(&case.read("model.safetensors")).contains_key("decoder.embed.0.weight"));
+        let config = case.config();
+        assert_eq!(config["model"], class);
+        assert_eq!(config["model_conf"], options);
+        assert_eq!(config["seaco_decoder_conf"], second_decoder);
+        assert_eq!(config["files"], json!({"tokens": "tokens.json", "seg_dict": "seg_dict"}));
+    }
+}
+
+#[test]
 fn weights_carry_normalisation_and_origin() {
     let case = paraformer();
     let options = ConvertOptions { dtype: Dtype::F16, licence: Some("MIT".to_owned()), ..Default::default() };

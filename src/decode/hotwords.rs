@@ -1,9 +1,9 @@
 //! Hotword lists: from text or a file to the token ids that a model is biased with (FunASR
 //! `models/seaco_paraformer/model.py`, `generate_hotwords_list`).
 //!
-//! Where this differs from FunASR: a word that the vocabulary cannot spell is rejected with a reason, not turned into
-//! `<unk>` and biased as such; a word given twice counts once, its first weight stands; weights are read and kept, though
-//! the neural models have no use for them.
+//! Where this differs from FunASR: a word that the vocabulary cannot spell is rejected with a reason, not
+//! turned into `<unk>` and biased as such; a word given twice counts once, its first weight stands; weights
+//! are read and kept, though the neural models have no use for them.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -67,9 +67,10 @@ impl Hotwords {
     /// Reads the hotwords of a request.
     ///
     /// - A JSON object maps each hotword to its weight, a number or a string with one.
-    /// - Text with commas or line ends holds an entry between each two of them: the words of one hotword, and a trailing
-    ///   number is its weight (`阿里巴巴 20, hello world`).
-    /// - In any other text every word is a hotword, as in FunASR, and a number is the weight of the word before it.
+    /// - Text with commas or line ends holds an entry between each two of them: the words of one hotword, and
+    ///   a trailing number is its weight (`阿里巴巴 20, hello world`).
+    /// - In any other text every word is a hotword, as in FunASR, and a number is the weight of the word
+    ///   before it.
     pub fn parse(text: &str) -> Self {
         let text = text.trim();
         let mut list = Collector::default();
@@ -87,8 +88,8 @@ impl Hotwords {
         list.finish()
     }
 
-    /// Reads a file with one hotword a line: its words, and a trailing number is its weight. A bad line is rejected by
-    /// its number and the others are used.
+    /// Reads a file with one hotword a line: its words, and a trailing number is its weight. A bad line is
+    /// rejected by its number and the others are used.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Config`] if it is larger than 4 MiB.
@@ -114,9 +115,9 @@ impl Hotwords {
         Ok(list.finish())
     }
 
-    /// Spells the hotwords in `tokens`: the ids of each accepted one, and the report. With a `seg_dict` a word is
-    /// lower-cased and looked up there, and one of Chinese characters and digits that it lacks character by character;
-    /// without, a word is one token or else the tokens of its characters.
+    /// Spells the hotwords in `tokens`: the ids of each accepted one, and the report. With a `seg_dict` a
+    /// word is lower-cased and looked up there, and one of Chinese characters and digits that it lacks
+    /// character by character; without, a word is one token or else the tokens of its characters.
     pub fn encode(&self, tokens: &TokenList, seg_dict: Option<&SegDict>) -> (Vec<Vec<u32>>, HotwordReport) {
         let mut report = HotwordReport { accepted: Vec::new(), rejected: self.rejected.clone() };
         let mut ids = Vec::new();
@@ -320,8 +321,8 @@ impl SegDict {
     }
 }
 
-/// Those of `words` that `text` holds, whatever their case; spaces count only between words of letters, and such a word
-/// is not found inside another.
+/// Those of `words` that `text` holds, whatever their case; spaces count only between words of letters, and
+/// such a word is not found inside another.
 pub fn matched(words: &[String], text: &str) -> Vec<String> {
     let text = plain(text);
     words.iter().filter(|word| holds(&text, &plain(word))).cloned().collect()

@@ -1,4 +1,5 @@
-//! Contextual Paraformer (CLAS): a Paraformer whose last decoder layer with attention also attends to hotwords.
+//! Contextual Paraformer (CLAS): a Paraformer whose last decoder layer with attention also attends to
+//! hotwords.
 //!
 //! Pundak et al., "Deep Context: End-to-End Contextual Speech Recognition", 2018, for the idea; FunASR
 //! `models/contextual_paraformer/{model,decoder}.py`.
@@ -99,8 +100,8 @@ pub struct ContextualDecoder {
 type Memory<'a> = (&'a Tensor, &'a Lengths);
 
 impl ContextualDecoder {
-    /// Loads `decoders.*` (one less than `att_layer_num`), `last_decoder`, `bias_decoder`, `bias_output`, `decoders2.*`,
-    /// `decoders3.0`, `after_norm` and `output_layer`.
+    /// Loads `decoders.*` (one less than `att_layer_num`), `last_decoder`, `bias_decoder`, `bias_output`,
+    /// `decoders2.*`, `decoders3.0`, `after_norm` and `output_layer`.
     pub fn load(width: usize, vocab: usize, config: &SanmDecoderConfig, vb: VarBuilder) -> Result<Self> {
         if config.att_layer_num < 2 {
             bail!("decoder_conf.att_layer_num is {}, at least 2 are needed", config.att_layer_num);
@@ -126,7 +127,8 @@ impl ContextualDecoder {
         &self.layers
     }
 
-    /// The layer whose attention to the encoder is joined with that to the hotwords: what comes before, and it.
+    /// The layer whose attention to the encoder is joined with that to the hotwords: what comes before, and
+    /// it.
     pub fn last_decoder(&self) -> &(DecoderLayer, CrossAttention) {
         &self.last_decoder
     }
@@ -136,7 +138,8 @@ impl ContextualDecoder {
         &self.bias_decoder
     }
 
-    /// `acoustic_embeds [B, L, D]` of `tokens`, encoder output `[B, T, D]` and hotwords `[B, N, D]` -> logits `[B, L, V]`.
+    /// `acoustic_embeds [B, L, D]` of `tokens`, encoder output `[B, T, D]` and hotwords `[B, N, D]` -> logits
+    /// `[B, L, V]`.
     pub fn forward(
         &self,
         acoustic_embeds: &Tensor,
@@ -173,8 +176,8 @@ pub struct ContextualParaformer {
 }
 
 impl ContextualParaformer {
-    /// Loads `encoder.*`, `predictor.*`, `decoder.*`, `bias_encoder.*` and `bias_embed`; `speech_width` is the width of a
-    /// feature row.
+    /// Loads `encoder.*`, `predictor.*`, `decoder.*`, `bias_encoder.*` and `bias_embed`; `speech_width` is
+    /// the width of a feature row.
     pub fn load(speech_width: usize, config: &Config, vb: VarBuilder) -> Result<Self> {
         let (width, vocab) = (config.encoder_conf.output_size, config.vocab_size);
         let widths = [

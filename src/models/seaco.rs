@@ -1,7 +1,8 @@
-//! SeACo Paraformer: a Paraformer with token times, and a second decoder that looks at hotwords and overrules it.
+//! SeACo Paraformer: a Paraformer with token times, and a second decoder that looks at hotwords and overrules
+//! it.
 //!
-//! Shi et al., "SeACo-Paraformer: A Non-Autoregressive ASR System with Flexible and Effective Hotword Customization
-//! Ability", 2023; FunASR `models/seaco_paraformer/model.py`.
+//! Shi et al., "SeACo-Paraformer: A Non-Autoregressive ASR System with Flexible and Effective Hotword
+//! Customization Ability", 2023; FunASR `models/seaco_paraformer/model.py`.
 
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -105,8 +106,8 @@ pub struct SeacoParaformer {
 }
 
 impl SeacoParaformer {
-    /// Loads `encoder.*`, `predictor.*`, `decoder.*`, `bias_encoder.*`, `seaco_decoder.*` and `hotword_output_layer`;
-    /// `speech_width` is the width of a feature row.
+    /// Loads `encoder.*`, `predictor.*`, `decoder.*`, `bias_encoder.*`, `seaco_decoder.*` and
+    /// `hotword_output_layer`; `speech_width` is the width of a feature row.
     pub fn load(speech_width: usize, config: &Config, vb: VarBuilder) -> Result<Self> {
         check(config)?;
         let Config { model_conf, seaco_decoder_conf, paraformer, .. } = config;
@@ -146,8 +147,8 @@ impl SeacoParaformer {
     }
 
     /// Normalised features `[B, T, speech_width]` of the given lengths, and each item's
-    /// [hotwords](Self::encode_hotwords) -> every stage. An item without a list is not biased; one with an empty list is
-    /// asked whether it means a hotword, as in FunASR.
+    /// [hotwords](Self::encode_hotwords) -> every stage. An item without a list is not biased; one with an
+    /// empty list is asked whether it means a hotword, as in FunASR.
     pub fn forward(
         &self,
         speech: &Tensor,
@@ -196,8 +197,8 @@ impl SeacoParaformer {
         Ok(Bias { cif_attended, dec_attended, dha: log_softmax(&dha, D::Minus1)? })
     }
 
-    /// The entries of a list `[N, D]` that one utterance, `hidden [1, L, D]`, attends to most, then the one for "no
-    /// hotword", which may so come twice, as in FunASR; a short list as it is.
+    /// The entries of a list `[N, D]` that one utterance, `hidden [1, L, D]`, attends to most, then the one
+    /// for "no hotword", which may so come twice, as in FunASR; a short list as it is.
     fn filter(&self, hidden: &Tensor, hotwords: &Tensor) -> Result<Tensor> {
         let count = hotwords.dim(0)?;
         if count <= FILTERED {
@@ -211,8 +212,8 @@ impl SeacoParaformer {
         hotwords.index_select(&Tensor::new(ranked, hotwords.device())?, 0)
     }
 
-    /// How much one utterance, `hidden [1, L, D]`, attends to each entry of a list `[N, D]`, over all heads and tokens:
-    /// `[N]`.
+    /// How much one utterance, `hidden [1, L, D]`, attends to each entry of a list `[N, D]`, over all heads
+    /// and tokens: `[N]`.
     pub fn hotword_scores(&self, hidden: &Tensor, hotwords: &Tensor) -> Result<Tensor> {
         let memory = hotwords.unsqueeze(0)?;
         let (tokens, counts) = (Lengths::full(1, hidden.dim(1)?), Lengths::full(1, hotwords.dim(0)?));

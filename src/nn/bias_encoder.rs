@@ -42,7 +42,8 @@ impl BiasEncoder {
         })
     }
 
-    /// Token ids of each hotword -> `[N + 1, D]`; the last one is that of `<s>`, which stands for "no hotword".
+    /// Token ids of each hotword -> `[N + 1, D]`; the last one is that of `<s>`, which stands for "no
+    /// hotword".
     ///
     /// # Errors
     /// A hotword without tokens or with an unknown one.
@@ -75,8 +76,8 @@ impl BiasEncoder {
     }
 }
 
-/// The hotwords of each item of a batch, `[N, D]` or none, as one padded memory `[B, M, D]` like `like [B, L, D]`, and
-/// how many each item has.
+/// The hotwords of each item of a batch, `[N, D]` or none, as one padded memory `[B, M, D]` of the kind of
+/// `like [B, L, D]`, and how many each item has.
 pub fn pad_hotwords(items: &[Option<&Tensor>], like: &Tensor) -> Result<(Tensor, Lengths)> {
     let counts = items.iter().map(|item| item.map_or(Ok(0), |x| x.dim(0))).collect::<Result<Vec<_>>>()?;
     let lengths = Lengths::new(counts);

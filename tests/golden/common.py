@@ -157,6 +157,7 @@ TRAINING_KEYS = {
         "self_attention_dropout_rate": 0.1,
         "src_attention_dropout_rate": 0.1,
     },
+    "seaco_decoder_conf": {"dropout_rate": 0.1, "self_attention_dropout_rate": 0.1},
     "tokenizer": "CharTokenizer",
     "tokenizer_conf": {"unk_symbol": "<unk>", "split_with_space": True},
 }
@@ -182,6 +183,8 @@ def write_checkpoint(directory, config, model, tokens):
             "predictor_bias": 1,
             "sampling_ratio": 0.75,
         }
+    if "seaco_decoder" in config:
+        published["model_conf"] |= {"seaco_lsm_weight": 0.1, "seaco_length_normal": True, "train_decoder": False}
     (directory / "config.yaml").write_text(
         yaml.safe_dump(published, allow_unicode=True, sort_keys=False), encoding="utf-8"
     )

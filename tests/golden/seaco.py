@@ -164,7 +164,10 @@ def tune(model, speech, rate):
     dha = stages["tune.dha"][0]
     others = dha.clone()
     others[:, model.NO_BIAS] = float("-inf")
-    model.hotword_output_layer.bias[model.NO_BIAS] += (others.max(-1).values - dha[:, model.NO_BIAS]).median()
+    missing = (others.max(-1).values - dha[:, model.NO_BIAS]).sort().values
+    # Between two tokens: on one of them, its two best scores would be equal.
+    middle = len(missing) // 2
+    model.hotword_output_layer.bias[model.NO_BIAS] += (missing[middle - 1] + missing[middle]) / 2
 
 
 def hotword_lists(vocab_size):
