@@ -252,9 +252,9 @@ impl EncoderState {
         &self.history
     }
 
-    /// The frames of a chunk of `fresh` rows that are remembered: those that no later chunk repeats. The first chunk
-    /// is remembered whole, also where that is more than the look-back; nothing is where there is no right context,
-    /// as FunASR's slice `[:-0]` is empty.
+    /// What is remembered of a chunk of `fresh` rows: all but its right context. FunASR does not cut the
+    /// first chunk to the look-back, and remembers nothing where there is no right context, its slice `[:-0]`
+    /// being empty.
     fn join(&self, fresh: usize) -> Join {
         let (past, right) = (self.history.len(), self.size.right());
         let end = (past + fresh).saturating_sub(right);

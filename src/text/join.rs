@@ -108,11 +108,10 @@ impl PartialJoin {
         let whole = |token: &&str| !token.contains(CONTINUES);
         let mut rest = tokens;
         if self.unfinished {
-            let end = tokens.iter().position(|token| whole(token) && kind(token) == Kind::English);
-            let pieces = tokens.iter().position(|token| whole(token)).unwrap_or(tokens.len());
-            // The rest of the word: pieces, and the token that ends it unless something else interrupts.
-            let count = if end == Some(pieces) { pieces + 1 } else { pieces };
-            let (head, tail) = tokens.split_at(count);
+            let pieces = tokens.iter().position(whole).unwrap_or(tokens.len());
+            // The token after the pieces ends the word, unless it is Chinese or the like and interrupts it.
+            let ends = tokens.get(pieces).is_some_and(|token| kind(token) == Kind::English);
+            let (head, tail) = tokens.split_at(pieces + usize::from(ends));
             self.append(&head.concat().replace(CONTINUES, ""), text);
             rest = tail;
             self.unfinished = pieces == tokens.len();
