@@ -70,10 +70,11 @@ pub fn join_text<S: AsRef<str>>(tokens: &[S], notation: Notation) -> String {
     concat(&parts(&texts, notation))
 }
 
-/// Text that grows with the tokens of a stream: what [`join_text`] gives for each chunk, and what belongs between them.
+/// Text that grows with the tokens of a stream: what [`join_text`] gives for each chunk, and what belongs
+/// between them.
 ///
-/// FunASR joins every chunk alone and so loses the first half of a word that is split over two. Here a piece is shown
-/// as soon as it is known and goes on in the next chunk.
+/// FunASR joins every chunk alone and so loses the first half of a word that is split over two. Here a piece
+/// is shown as soon as it is known and goes on in the next chunk.
 #[derive(Debug, Clone)]
 pub struct PartialJoin {
     notation: Notation,
@@ -91,7 +92,8 @@ impl PartialJoin {
         Self { notation, unfinished: false, blank: false, last: None }
     }
 
-    /// The text to append for the tokens of the next chunk, with a space in front where it starts another word.
+    /// The text to append for the tokens of the next chunk, with a space in front where it starts another
+    /// word.
     pub fn push(&mut self, tokens: &[Token]) -> String {
         let kept: Vec<&str> =
             tokens.iter().map(|token| token.text.as_str()).filter(|token| !SPECIAL.contains(token)).collect();
