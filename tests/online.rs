@@ -75,7 +75,8 @@ fn runner(cases: u32) -> TestRunner {
 
 // --------------------------------------------------------------------------------------------------- against FunASR
 
-/// Compares the text of each chunk, unless a word is split at one of its ends: FunASR loses the first half then.
+/// Compares the text of each chunk, unless a word is split at one of its ends: FunASR loses the first half
+/// then.
 fn check_texts(what: &str, chunks: &[Vec<Token>], reference: &Reference) -> usize {
     let mut join = PartialJoin::new(RECOGNIZER.notation());
     let (mut split, mut compared) = (false, 0);

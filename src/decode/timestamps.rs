@@ -119,10 +119,10 @@ fn end_frame(frames: f64, last_fire: f64) -> f64 {
     if frames - last_fire > END_SILENCE_FRAMES { (frames + last_fire) * 0.5 } else { frames }
 }
 
-/// `[start, end]` in ms from the start of a stream for the tokens of one chunk, which fired at these frames (ascending,
-/// counted from the start; negative in the silence before it). A token lasts until the next one fires. For the last
-/// one that is not known yet: it lasts until `decided`, the first frame that can fire in the next chunk, or the end of
-/// the stream if the chunk is the `last`.
+/// `[start, end]` in ms from the start of a stream for the tokens of one chunk, which fired at these frames
+/// (ascending, counted from the start; negative in the silence before it). A token lasts until the next one
+/// fires. For the last one that is not known yet: it lasts until `decided`, the first frame that can fire in
+/// the next chunk, or the end of the stream if the chunk is the `last`.
 pub fn stream_spans(fires: &[i64], decided: i64, last: bool, frame_ms: u32) -> Vec<[u64; 2]> {
     let frames: Vec<f64> = fires.iter().map(|&fire| fire as f64 + FIRE_SHIFT).collect();
     let end = if last { decided as f64 } else { decided as f64 + FIRE_SHIFT };

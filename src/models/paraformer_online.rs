@@ -1,9 +1,9 @@
-//! Streaming Paraformer: the same network on overlapping chunks, with what they need of each other carried along.
+//! Streaming Paraformer: the same network on overlapping chunks, and what is carried between them.
 //!
-//! Frames reach one chunk to the left and right of those that are decided; attention looks back on some chunks, the
-//! decoder's memory on some tokens. One step takes one chunk of each of many streams, so that the weights are read once
-//! for all of them. FunASR `models/paraformer_streaming/model.py`; Zhang et al., "Streaming Chunk-Aware Multihead
-//! Attention for Online End-to-End Speech Recognition", 2020.
+//! A chunk also sees some frames on both sides of those that it decides about; attention looks back on some
+//! chunks, the decoder's memory on some tokens. One step takes one chunk of each of many streams, so that the
+//! weights are read once for all of them. FunASR `models/paraformer_streaming/model.py`; Zhang et al.,
+//! "Streaming Chunk-Aware Multihead Attention for Online End-to-End Speech Recognition", 2020.
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -15,8 +15,8 @@ use crate::nn::{
     Lengths, SanmDecoder, SanmDecoderConfig, SanmEncoder, SanmEncoderConfig,
 };
 
-/// Configuration, with FunASR's section names. The chunks it was trained with are not part of it: a request says
-/// how its stream is options.
+/// Configuration, with FunASR's section names. The chunks it was trained with are not part of it: a request
+/// says how its stream is cut.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -67,8 +67,8 @@ pub struct StreamOptions {
 }
 
 impl Default for StreamOptions {
-    /// The chunks of FunASR's demonstrations: `[0, 10, 5]`, looking back 4 in the encoder and 1 in the decoder (its
-    /// `generate` alone would not look back).
+    /// The chunks of FunASR's demonstrations: `[0, 10, 5]`, looking back 4 in the encoder and 1 in the
+    /// decoder (its `generate` alone would not look back).
     fn default() -> Self {
         Self { chunk_size: ChunkSize::default(), encoder_look_back: Some(4), decoder_look_back: 1 }
     }
@@ -107,8 +107,8 @@ pub struct Output {
     pub encoder_out: Tensor,
     /// Frames of each stream, the context at both sides included.
     pub frames: Lengths,
-    /// Number, counted from the start of its stream, of the first of those frames: negative where it is the silence
-    /// before the start.
+    /// Number, counted from the start of its stream, of the first of those frames: negative where it is the
+    /// silence before the start.
     pub first_frames: Vec<i64>,
     /// Alphas, fires and acoustic embeddings.
     pub cif: CifStep,
@@ -159,8 +159,8 @@ impl ParaformerStreaming {
         })
     }
 
-    /// The next chunk of each of some streams -> every stage. The streams may be anywhere and cut differently; each
-    /// gets what it gets alone.
+    /// The next chunk of each of some streams -> every stage. The streams may be anywhere and cut
+    /// differently; each gets what it gets alone.
     ///
     /// # Errors
     /// Rows of a wrong width, no rows, a failed operation. The states are then of no further use.

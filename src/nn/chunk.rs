@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// Frames of a chunk: `[left, stride, right]`, FunASR's `chunk_size`. A chunk decides about `stride` new frames and
-/// also sees `left` frames before and `right` frames after them.
+/// Frames of a chunk: `[left, stride, right]`, FunASR's `chunk_size`. A chunk decides about `stride` new
+/// frames and also sees `left` frames before and `right` frames after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkSize {
     left: usize,
@@ -21,8 +21,8 @@ impl ChunkSize {
     /// `[left, stride, right]`.
     ///
     /// # Errors
-    /// A negative number, a stride of 0, more than [`ChunkSize::MAX_FRAMES`] together, or neither left nor right
-    /// context: then FunASR's cache would be the whole stream (`x[-0:]`).
+    /// A negative number, a stride of 0, more than [`ChunkSize::MAX_FRAMES`] together, or neither left nor
+    /// right context: then FunASR's cache would be the whole stream (`x[-0:]`).
     pub fn new(frames: [i64; 3]) -> Result<Self> {
         let fail = |cause: String| Error::Unsupported(format!("chunk_size {frames:?}: {cause}"));
         let [left, stride, right] = frames.map(|n| usize::try_from(n).unwrap_or(usize::MAX));

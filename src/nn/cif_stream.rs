@@ -51,8 +51,9 @@ pub struct CifStep {
 }
 
 impl CifPredictor {
-    /// The next chunk of each of some streams, `encoder_out [B, T, D]` -> the tokens that fire in it. Of each stream's
-    /// frames those in `decided` count; the others are context. The sum that has not fired is carried on.
+    /// The next chunk of each of some streams, `encoder_out [B, T, D]` -> the tokens that fire in it. Of each
+    /// stream's frames those in `decided` count; the others are context. The sum that has not fired is
+    /// carried on.
     pub fn step(
         &self,
         states: &mut [&mut CifState],

@@ -1,8 +1,9 @@
 //! What the layers of a stream remember from chunk to chunk, for many streams at once.
 //!
-//! Each layer puts the remembered rows of each stream before its new ones and remembers some of the result. Streams
-//! come in any grouping, so each owns its rows. A step costs a few operations a layer, however many streams it has:
-//! where every row comes from is worked out once, and each layer is one concatenation and two look-ups by index.
+//! Each layer puts the remembered rows of each stream before its new ones and remembers some of the result.
+//! Streams come in any grouping, so each owns its rows. A step costs a few operations a layer, however many
+//! streams it has: where every row comes from is worked out once, and each layer is one concatenation and two
+//! look-ups by index.
 
 use std::ops::Range;
 

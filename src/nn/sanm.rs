@@ -127,7 +127,8 @@ impl SanmMemory {
         FsmnMemory { offset, dilation: 1, skip: true, lengths: lengths.clone() }.forward(x, &self.taps)
     }
 
-    /// The next rows of streams, `[B, T, D]` -> `[B, T, D]`. Each has `K - 1` rows more once joined with its history.
+    /// The next rows of streams, `[B, T, D]` -> `[B, T, D]`. Each has `K - 1` rows more once joined with its
+    /// history.
     pub(super) fn step(&self, x: &Tensor, histories: &mut Histories) -> Result<Tensor> {
         let joined = histories.join(x)?;
         let past = self.taps.dim(0)? - 1;
@@ -242,7 +243,8 @@ impl EncoderState {
         self.position
     }
 
-    /// The last rows, scaled and with position code, that the next chunk begins with; zero before the first chunk.
+    /// The last rows, scaled and with position code, that the next chunk begins with; zero before the first
+    /// chunk.
     pub fn context(&self) -> &[f32] {
         &self.context
     }
@@ -252,9 +254,9 @@ impl EncoderState {
         &self.history
     }
 
-    /// The frames of a chunk of `fresh` rows that are remembered: those that no later chunk repeats. The first chunk
-    /// is remembered whole, also where that is more than the look-back; nothing is where there is no right context,
-    /// as FunASR's slice `[:-0]` is empty.
+    /// What is remembered of a chunk of `fresh` rows: all but its right context. FunASR does not cut the
+    /// first chunk to the look-back, and remembers nothing where there is no right context, its slice `[:-0]`
+    /// being empty.
     fn join(&self, fresh: usize) -> Join {
         let (past, right) = (self.history.len(), self.size.right());
         let end = (past + fresh).saturating_sub(right);
@@ -334,16 +336,16 @@ impl SanmEncoder {
         self.after_norm.forward(&x)
     }
 
-    /// The state before the first chunk of a stream. `look_back` is how many chunks the attention looks back on;
-    /// `None`: all of them, and the state grows.
+    /// The state before the first chunk of a stream. `look_back` is how many chunks the attention looks back
+    /// on; `None`: all of them, and the state grows.
     pub fn start(&self, size: ChunkSize, look_back: Option<usize>) -> EncoderState {
         let context = vec![0.0; size.context() * self.inputs];
         EncoderState { size, look_back, position: 0, context, history: History::default() }
     }
 
-    /// The next chunk of each of some streams -> `encoder_out [B, T, D]` and the frames of each: the context and the
-    /// new rows. The streams may be anywhere, and each gets what it gets alone (FunASR `models/scama/encoder.py`,
-    /// `forward_chunk`).
+    /// The next chunk of each of some streams -> `encoder_out [B, T, D]` and the frames of each: the context
+    /// and the new rows. The streams may be anywhere, and each gets what it gets alone (FunASR
+    /// `models/scama/encoder.py`, `forward_chunk`).
     pub fn step(&self, states: &mut [&mut EncoderState], chunks: &[Chunk]) -> Result<(Tensor, Lengths)> {
         let inputs = states.iter_mut().zip(chunks).map(|(state, &chunk)| self.input(state, chunk));
         let inputs = inputs.collect::<Result<Vec<_>>>()?;

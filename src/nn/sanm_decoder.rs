@@ -275,7 +275,8 @@ pub struct DecoderState {
 }
 
 impl DecoderState {
-    /// The last `K - 1` inputs of the memories, `[layers, K - 1, D]`: of layers with attention, and of those without.
+    /// The last `K - 1` inputs of the memories, `[layers, K - 1, D]`: of layers with attention, and of those
+    /// without.
     pub fn memories(&self) -> [&History; 2] {
         [&self.attending, &self.plain]
     }
@@ -285,8 +286,8 @@ impl DecoderState {
         &self.cross
     }
 
-    /// The last `K - 1` rows are remembered. At the start zeros stand before and behind the new rows as if they were the
-    /// whole: those behind are remembered, too, as in FunASR.
+    /// The last `K - 1` rows are remembered. At the start zeros stand before and behind the new rows as if
+    /// they were the whole: those behind are remembered, too, as in FunASR.
     fn join_memory(&self, tokens: usize, kernel: usize, left: usize) -> Join {
         let [lead, trail] = if self.started { [0, 0] } else { [left, kernel - 1 - left] };
         Join { lead, fresh: tokens, trail, keep: tokens..tokens + kernel - 1 }
@@ -375,8 +376,8 @@ impl SanmDecoder {
         })
     }
 
-    /// [`SanmDecoder::forward`] of the next chunk of each of some streams, at least one token each
-    /// (FunASR `models/paraformer/decoder.py`, `forward_chunk`; other than there a single layer of memory alone runs,
+    /// [`SanmDecoder::forward`] of the next chunk of each of some streams, at least one token each (FunASR
+    /// `models/paraformer/decoder.py`, `forward_chunk`; other than there a single layer of memory alone runs,
     /// too).
     pub fn step(
         &self,

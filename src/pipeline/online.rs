@@ -23,8 +23,8 @@ const MAX_LOOK_BACK_FRAMES: usize = 1000;
 /// Samples are in [-1, 1]. Far louder ones overflow the spectrum, and what is not finite stops a whole batch.
 const MAX_SAMPLE: f32 = 1e6;
 
-/// A streaming recogniser: front end, model and vocabulary. It is immutable and can be shared; each stream has an
-/// [`OnlineStream`].
+/// A streaming recogniser: front end, model and vocabulary. It is immutable and can be shared; each stream
+/// has an [`OnlineStream`].
 #[derive(Debug)]
 pub struct OnlineRecognizer {
     frontend: Frontend,
@@ -111,13 +111,13 @@ impl OnlineRecognizer {
         })
     }
 
-    /// Runs the next chunk of each of these streams in one batch, in any company; returns the new tokens of each, in the
-    /// notation of the vocabulary, with their times from the start of the stream. A stream that ran its last chunk is
-    /// at the start again, ready for another utterance.
+    /// Runs the next chunk of each of these streams in one batch, in any company; returns the new tokens of
+    /// each, in the notation of the vocabulary, with their times from the start of the stream. A stream that
+    /// ran its last chunk is at the start again, ready for another utterance.
     ///
     /// # Errors
-    /// A stream that is not [`OnlineStream::ready`]: then nothing has happened. [`Error::Inference`]: then all these
-    /// streams are to be dropped.
+    /// A stream that is not [`OnlineStream::ready`]: then nothing has happened. [`Error::Inference`]: then
+    /// all these streams are to be dropped.
     pub fn step(&self, streams: &mut [&mut OnlineStream]) -> Result<Vec<Vec<Token>>> {
         if let Some(i) = streams.iter().position(|stream| !stream.ready()) {
             return Err(Error::Unsupported(format!("stream {i} of {} has no chunk to run", streams.len())));
@@ -139,8 +139,8 @@ impl OnlineRecognizer {
         Ok(tokens)
     }
 
-    /// Pushes samples into one stream and runs it as often as it is ready; `last` also finishes it. Returns the tokens of
-    /// each chunk that ran.
+    /// Pushes samples into one stream and runs it as often as it is ready; `last` also finishes it. Returns
+    /// the tokens of each chunk that ran.
     ///
     /// # Errors
     /// Those of [`OnlineStream::push`] and [`OnlineRecognizer::step`].
@@ -207,9 +207,9 @@ fn first_row(frontend: &Frontend) -> Features {
 
 /// One stream of samples: plain state, bounded, to be sent anywhere between steps.
 ///
-/// It is cut as FunASR cuts a whole recording: into full strides, none of which is the last, and the rest, which may be
-/// empty. A rest of less than a frame is not looked at: the last chunk is then the right context seen so far. So
-/// nothing depends on how the samples are pushed, nor on when the end is announced.
+/// It is cut as FunASR cuts a whole recording: into full strides, none of which is the last, and the rest,
+/// which may be empty. A rest of less than a frame is not looked at: the last chunk is then the right context
+/// seen so far. So nothing depends on how the samples are pushed, nor on when the end is announced.
 #[derive(Debug, Clone)]
 pub struct OnlineStream {
     /// How it is cut; the look-back of the encoder is a number.
@@ -231,8 +231,9 @@ impl OnlineStream {
     /// Takes the next mono samples in [-1, 1] at the model's rate.
     ///
     /// # Errors
-    /// [`Error::Audio`]: a sample that is no number or absurdly large, by its index in the stream, or samples after the
-    /// end. [`Error::Overloaded`]: more than a minute would wait for [`OnlineRecognizer::step`]. Nothing is taken then.
+    /// [`Error::Audio`]: a sample that is no number or absurdly large, by its index in the stream, or samples
+    /// after the end. [`Error::Overloaded`]: more than a minute would wait for [`OnlineRecognizer::step`].
+    /// Nothing is taken then.
     pub fn push(&mut self, samples: &[f32]) -> Result<()> {
         if self.finished {
             return Err(Error::audio("stream", "samples after the end of the stream"));

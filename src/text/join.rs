@@ -70,10 +70,11 @@ pub fn join_text<S: AsRef<str>>(tokens: &[S], notation: Notation) -> String {
     concat(&parts(&texts, notation))
 }
 
-/// Text that grows with the tokens of a stream: what [`join_text`] gives for each chunk, and what belongs between them.
+/// Text that grows with the tokens of a stream: what [`join_text`] gives for each chunk, and what belongs
+/// between them.
 ///
-/// FunASR joins every chunk alone and so loses the first half of a word that is split over two. Here a piece is shown
-/// as soon as it is known and goes on in the next chunk.
+/// FunASR joins every chunk alone and so loses the first half of a word that is split over two. Here a piece
+/// is shown as soon as it is known and goes on in the next chunk.
 #[derive(Debug, Clone)]
 pub struct PartialJoin {
     notation: Notation,
@@ -96,7 +97,8 @@ impl PartialJoin {
         *self = Self::new(self.notation);
     }
 
-    /// The text to append for the tokens of the next chunk, with a space in front where it starts another word.
+    /// The text to append for the tokens of the next chunk, with a space in front where it starts another
+    /// word.
     pub fn push(&mut self, tokens: &[Token]) -> String {
         let kept: Vec<&str> =
             tokens.iter().map(|token| token.text.as_str()).filter(|token| !SPECIAL.contains(token)).collect();
@@ -113,11 +115,10 @@ impl PartialJoin {
         let whole = |token: &&str| !token.contains(CONTINUES);
         let mut rest = tokens;
         if self.unfinished {
-            let end = tokens.iter().position(|token| whole(token) && kind(token) == Kind::English);
-            let pieces = tokens.iter().position(|token| whole(token)).unwrap_or(tokens.len());
-            // The rest of the word: pieces, and the token that ends it unless something else interrupts.
-            let count = if end == Some(pieces) { pieces + 1 } else { pieces };
-            let (head, tail) = tokens.split_at(count);
+            let pieces = tokens.iter().position(whole).unwrap_or(tokens.len());
+            // The token after the pieces ends the word, unless it is Chinese or the like and interrupts it.
+            let ends = tokens.get(pieces).is_some_and(|token| kind(token) == Kind::English);
+            let (head, tail) = tokens.split_at(pieces + usize::from(ends));
             self.append(&head.concat().replace(CONTINUES, ""), text);
             rest = tail;
             self.unfinished = pieces == tokens.len();

@@ -183,7 +183,8 @@ fn members(case: &Case) -> Vec<Member> {
     streams.flat_map(|stream| [case.options, other].map(|options| Member { stream, options })).collect()
 }
 
-/// Runs the members to their ends, in round `r` those of which the bit is set in `rounds[r]` (all, if none is).
+/// Runs the members to their ends, in round `r` those of which the bit is set in `rounds[r]` (all, if none
+/// is).
 fn together(case: &Case, members: &[Member], rounds: &[u32]) -> Vec<Vec<Chunked>> {
     let mut states: Vec<State> = members.iter().map(|m| case.model.start(&m.options).unwrap()).collect();
     let mut results: Vec<Vec<Chunked>> = vec![Vec::new(); members.len()];
