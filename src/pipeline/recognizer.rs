@@ -19,7 +19,7 @@ use crate::models::sense_voice::QUERY_FRAMES;
 use crate::nn::Lengths;
 use crate::text::Token;
 use crate::text::join::{Joined, Notation, join};
-use crate::text::marks::is_punctuation;
+use crate::text::marks::remove_marks;
 use crate::text::pieces::PieceRules;
 use crate::text::tags::{self, Tagged};
 use crate::weights::ModelFiles;
@@ -253,7 +253,7 @@ impl Recognizer {
         let text = self.pieces.decode(emissions.iter().filter_map(|e| self.tokens.token(e.id)));
         let tags = tags::parse(&text).into_iter().next().unwrap_or_default();
         let tagging = Tagging { text, tags };
-        joined.words.retain(|word| !is_punctuation(&word.text));
+        remove_marks(&mut joined.words, &joined.text);
         Ok(Recognition { tokens, joined, tagging: Some(tagging) })
     }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::{Token, is_space};
+
 const MARKS: [char; 14] = ['，', '。', '？', '！', '、', '；', '：', ',', '.', '?', '!', ';', ':', '…'];
 
 /// Byte ranges of the punctuation marks of `text`, ascending; marks in a row are one. A sign between two ASCII letters or
@@ -25,9 +27,13 @@ pub fn marks(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether a token is nothing but punctuation.
-pub fn is_punctuation(token: &str) -> bool {
-    !token.is_empty() && token.chars().all(is_mark)
+/// Removes the words of `text` that are nothing but [`marks`]; the words spell the text, white space aside.
+pub fn remove_marks(words: &mut Vec<Token>, text: &str) {
+    let marks = marks(text);
+    let spelled = |text: &str| text.chars().filter(|&letter| !is_space(letter)).count();
+    let letters = text.char_indices().filter(|&(_, letter)| !is_space(letter));
+    let mut in_mark = letters.map(|(at, _)| marks.iter().any(|mark| mark.contains(&at)));
+    words.retain(|word| !in_mark.by_ref().take(spelled(&word.text)).fold(true, |all, here| all & here));
 }
 
 fn is_mark(letter: char) -> bool {
@@ -40,7 +46,7 @@ fn is_word(letter: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_punctuation, marks};
+    use super::{Token, marks, remove_marks};
 
     #[test]
     fn marks_stand_outside_words() {
@@ -57,6 +63,22 @@ mod tests {
             let found: Vec<&str> = marks(text).into_iter().map(|mark| &text[mark]).collect();
             assert_eq!(found, expected, "{text}");
         }
-        assert!(is_punctuation("？！") && !is_punctuation("") && !is_punctuation("a."));
+    }
+
+    #[test]
+    fn words_that_are_marks_go() {
+        let word = |text: &&str| Token { text: (*text).to_owned(), start_ms: 0, end_ms: 0, confidence: None };
+        let cases: [(&str, &[&str], &str); 4] = [
+            ("好，见。", &["好", "，", "见", "。"], "好 见"),
+            ("在12:25见。ok", &["在", "1", "2", ":", "2", "5", "见", "。", "ok"], "在 1 2 : 2 5 见 ok"),
+            ("hello world.", &["hello", "world", "."], "hello world"),
+            ("", &[], ""),
+        ];
+        for (text, words, expected) in cases {
+            let mut words: Vec<Token> = words.iter().map(word).collect();
+            remove_marks(&mut words, text);
+            let left: Vec<String> = words.into_iter().map(|word| word.text).collect();
+            assert_eq!(left.join(" "), expected, "{text}");
+        }
     }
 }
