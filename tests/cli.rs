@@ -372,7 +372,7 @@ fn inspect_writes_the_stages_of_each_class() {
     let file = eval("short_07");
     // 35 819 samples: 222 frames of 25 ms every 10 ms, 37 LFR rows, one more alpha for the tail.
     type Stages = &'static [(&'static str, &'static [usize])];
-    let cases: [(&[&str], Stages); 4] = [
+    let cases: [(&[&str], Stages); 6] = [
         (
             &["--model", "demo", "--audio", &file],
             &[
@@ -386,6 +386,33 @@ fn inspect_writes_the_stages_of_each_class() {
                 ("peaks", &[1, 38]),
                 ("speech", &[1, 37, 560]),
                 ("token_num", &[1]),
+            ],
+        ),
+        (
+            // Strides of 10 rows and 7; a chunk also has the 5 rows before.
+            &["--model", "demo-online", "--audio", &file],
+            &[
+                ("acoustic_embeds", &[1, 6, 128]),
+                ("alphas", &[1, 57]),
+                ("chunk_frames", &[1, 4]),
+                ("chunk_tokens", &[1, 4]),
+                ("decoder_logits", &[1, 6, 666]),
+                ("encoder_out", &[1, 57, 128]),
+                ("fbank", &[1, 222, 80]),
+                ("ids", &[1, 5]),
+                ("lfr", &[1, 37, 560]),
+                ("speech", &[1, 37, 560]),
+            ],
+        ),
+        (
+            &["--model", "demo-sensevoice", "--language", "zh", "--itn", "--audio", &file],
+            &[
+                ("ctc_logits", &[1, 41, 792]),
+                ("encoder_out", &[1, 41, 128]),
+                ("fbank", &[1, 222, 80]),
+                ("ids", &[1, 10]),
+                ("lfr", &[1, 37, 560]),
+                ("speech", &[1, 37, 560]),
             ],
         ),
         (
@@ -406,6 +433,68 @@ fn inspect_writes_the_stages_of_each_class() {
         for (name, shape) in expected {
             assert_eq!(tensors[*name].dims(), *shape, "{args:?}: {name}");
         }
+    }
+}
+
+#[test]
+fn inspect_runs_a_stream_chunk_by_chunk() {
+    let desk = Desk::new();
+    let inspect = |args: &[&str]| {
+        let command = ["inspect", "--offline", "--model", "demo-online", "--out", "out.safetensors"];
+        desk.run(&[&command, args].concat())
+    };
+    let load = || candle_core::safetensors::load(desk.path("out.safetensors"), &Device::Cpu).unwrap();
+    let counts = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<u32>().unwrap();
+
+    inspect(&["--audio", &eval("short_07")]).ok();
+    let streamed = load();
+    assert_eq!(counts(&streamed["chunk_frames"]), [15, 15, 15, 12]);
+    assert_eq!(counts(&streamed["chunk_tokens"]).iter().sum::<u32>(), 6);
+
+    // The same rows give the same; two utterances are refused.
+    let rows = &streamed["speech"];
+    let write = |rows: Tensor, lengths: &[i64]| {
+        let lengths = Tensor::new(lengths, &Device::Cpu).unwrap();
+        let tensors = HashMap::from([("speech", rows), ("speech_lengths", lengths)]);
+        candle_core::safetensors::save(&tensors, desk.path("f.safetensors")).unwrap();
+    };
+    write(rows.clone(), &[37]);
+    inspect(&["--features", "f.safetensors"]).ok();
+    let given = load();
+    for name in ["encoder_out", "alphas", "acoustic_embeds", "decoder_logits"] {
+        let [a, b] =
+            [&given[name], &streamed[name]].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(a, b, "{name}");
+    }
+    assert_eq!(counts(&given["ids"]), counts(&streamed["ids"]));
+    write(Tensor::cat(&[rows, rows], 0).unwrap(), &[37, 37]);
+    assert!(inspect(&["--features", "f.safetensors"]).error().contains("one stream"));
+
+    inspect(&["--audio", &eval("short_07"), "--chunk-size", "5,20,5"]).ok();
+    assert_eq!(counts(&load()["chunk_frames"]), [30, 27]);
+
+    // Less than a row: the only chunk sees the silence before the start.
+    let blip = desk.write("blip.wav", wav(16_000, &[0; 500]));
+    inspect(&["--audio", &blip]).ok();
+    assert_eq!(counts(&load()["chunk_frames"]), [5]);
+}
+
+#[test]
+fn inspect_asks_only_models_that_can_be_asked() {
+    let desk = Desk::new();
+    let cases = [
+        ("demo", "--hotwords", "takes no hotwords"),
+        ("demo", "--itn", "does not normalise"),
+        ("demo-online", "--hotwords", "offline recognition models"),
+        ("fsmn-vad", "--itn", "offline recognition models"),
+    ];
+    for (model, option, message) in cases {
+        let file = eval("short_07");
+        let mut args = vec!["inspect", "--offline", "--model", model, "--audio", &file, "--out", "o", option];
+        args.extend((option == "--hotwords").then_some("你好"));
+        let outcome = desk.run(&args);
+        let error = outcome.error();
+        assert!(error.contains(message) && error.contains(model), "{error}");
     }
 }
 

@@ -121,7 +121,11 @@ fn features_are_drawn_without_waveform_one_utterance_at_a_time() {
 #[test]
 fn what_cannot_be_drawn_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    refuses(folder.path(), &["--model", "demo-punc", "--text", "你好"], "--plot draws recordings");
+    refuses(
+        folder.path(),
+        &["--model", "demo-punc", "--text", "你好"],
+        "--plot draws scores over time; this model reads text",
+    );
 }
 
 /// The run must fail with one line that says `why`, and write nothing.

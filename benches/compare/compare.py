@@ -28,7 +28,7 @@ def prepare(work):
     """FunASR model directory and its ONNX exports; made once, minutes and 4 GB."""
     directory, onnx_dir = work / "paraformer", work / "onnx"
     if not (directory / "model.pt").exists():
-        generate = [sys.executable, ROOT / "tests/golden/generate.py", "--full", work, "--only-paraformer"]
+        generate = [sys.executable, ROOT / "tests/golden/generate.py", "--full", work, "--only", "paraformer"]
         subprocess.run(generate, check=True)
     if not (onnx_dir / "model_quant.onnx").exists():
         export_onnx(directory, onnx_dir)

@@ -1,14 +1,20 @@
 //! `inspect`: every stage of a model as tensors.
 
+mod chunks;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use funasr_candle::audio::read_all;
 use funasr_candle::decode::timestamps::FIRE_THRESHOLD;
+use funasr_candle::device::Compute;
 use funasr_candle::frontend::{Features, Frontend, Stages};
 use funasr_candle::models::fsmn_vad;
-use funasr_candle::pipeline::{PunctuationModel, Recognizer, Request, Scores, VoiceDetector, batch};
+use funasr_candle::pipeline::{
+    ChunkSize, Network, OnlineRecognizer, Piece, PunctuationModel, Recognizer, Scores, StreamOptions,
+    VoiceDetector, batch,
+};
 use funasr_candle::vad::{EndSilence, FILE_CHUNK_MS};
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
@@ -16,8 +22,9 @@ use funasr_candle::{Error, Result};
 use super::bench::read_features;
 use super::output::print_line;
 use super::plot::{Curve, Figure, Waveform};
-use super::session::{self, ComputeArgs, HubArgs, Role};
+use super::session::{self, ComputeArgs, HubArgs, RequestArgs, Role};
 use super::vad::closed;
+use chunks::Chunks;
 
 /// Longest recording that is inspected in one piece.
 const MAX_SECONDS: f64 = 600.0;
@@ -36,6 +43,11 @@ pub struct Args {
     /// Draw the recording, its speech segments, the model's scores and the words over time
     #[arg(long, value_name = "OUT.png")]
     plot: Option<PathBuf>,
+    #[command(flatten)]
+    request: RequestArgs,
+    /// Frames of 60 ms that a chunk of a streaming model looks back, advances and looks ahead
+    #[arg(long, value_name = "L,C,R", default_value_t)]
+    chunk_size: ChunkSize,
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
@@ -94,19 +106,10 @@ impl Args {
         let compute = self.compute.open()?;
         let options = self.hub.options()?;
         let (name, files) = session::open(self.model.as_deref(), Role::Recognition, &options)?;
-        let mut found = Inspection::default();
-        match files.class()? {
-            "FsmnVADStreaming" => self.detect(&VoiceDetector::load(&files, &compute)?, &mut found)?,
-            "CTTransformer" | "CTTransformerStreaming" => {
-                self.punctuate(&PunctuationModel::load(&files, &compute)?, &files, &mut found)?;
-            }
-            _ => {
-                self.recognize(&Recognizer::load(&files, &compute)?, &mut found)?;
-                if found.figure.waveform.is_some() {
-                    let (_, files) = session::open(None, Role::VoiceDetection, &options)?;
-                    found.figure.add_segments(&VoiceDetector::load(&files, &compute)?)?;
-                }
-            }
+        let mut found = self.inspect(&files, &compute)?;
+        if found.figure.waveform.is_some() && Network::CLASSES.contains(&files.class()?) {
+            let (_, files) = session::open(None, Role::VoiceDetection, &options)?;
+            found.figure.add_segments(&VoiceDetector::load(&files, &compute)?)?;
         }
         candle_core::safetensors::save(&found.tensors, &self.out)
             .map_err(|e| Error::Failed(format!("{}: {e}", self.out.display())))?;
@@ -117,10 +120,31 @@ impl Args {
         print_line(&listing(&found.tensors))
     }
 
+    fn inspect(&self, files: &ModelFiles, compute: &Compute) -> Result<Inspection> {
+        let class = files.class()?;
+        if !Network::CLASSES.contains(&class) {
+            self.request.refuse(&files.origin)?;
+        }
+        let mut found = Inspection::default();
+        match class {
+            "FsmnVADStreaming" => self.detect(&VoiceDetector::load(files, compute)?, &mut found)?,
+            "CTTransformer" | "CTTransformerStreaming" => {
+                self.refuse_plot(&files.origin, "reads text")?;
+                self.punctuate(&PunctuationModel::load(files, compute)?, files, &mut found)?;
+            }
+            "ParaformerStreaming" => {
+                self.refuse_plot(&files.origin, "works on chunks that overlap")?;
+                self.stream(&OnlineRecognizer::load(files, compute)?, &mut found)?;
+            }
+            _ => self.recognize(&Recognizer::load(files, compute)?, &mut found)?,
+        }
+        Ok(found)
+    }
+
     fn recognize(&self, recognizer: &Recognizer, found: &mut Inspection) -> Result<()> {
         let items = self.speech(recognizer.frontend(), found)?;
         let (speech, lengths) = batch::pad(&items, recognizer.compute())?;
-        let request = Request::default();
+        let (request, _) = self.request.read(recognizer)?;
         let output = recognizer.forward(&speech, &lengths, &vec![&request; items.len()])?;
         let mut ids = Vec::new();
         for item in 0..items.len() {
@@ -133,6 +157,7 @@ impl Args {
         found.add("speech", speech);
         found.add("ids", rows::<u32>(&ids)?);
         found.add("encoder_out", output.encoder_out);
+        output.extra.into_iter().for_each(|(name, stage)| found.add(name, stage));
         found.add_scores(output.scores)
     }
 
@@ -152,10 +177,6 @@ impl Args {
     }
 
     fn punctuate(&self, model: &PunctuationModel, files: &ModelFiles, found: &mut Inspection) -> Result<()> {
-        if self.plot.is_some() {
-            let message = "--plot draws recordings over time, and a punctuation model reads text";
-            return Err(Error::Unsupported(format!("{}: {message}", files.origin)));
-        }
         let Some(text) = &self.input.text else {
             return Err(Error::Unsupported(format!("{}: a punctuation model takes --text", files.origin)));
         };
@@ -166,6 +187,40 @@ impl Args {
         found.add("punc_logits", model.logits(&ids, 0)?.unsqueeze(0)?);
         found.add("ids", rows(&[ids])?);
         Ok(())
+    }
+
+    /// Chunk by chunk to the end, as a stream.
+    fn stream(&self, recognizer: &OnlineRecognizer, found: &mut Inspection) -> Result<()> {
+        let options = StreamOptions { chunk_size: self.chunk_size, ..StreamOptions::default() };
+        // Of a recording this also writes what comes before the features, and refuses one that is too short.
+        let items = self.speech(recognizer.frontend(), found)?;
+        let pieces = match (&self.input.audio, items.as_slice()) {
+            // A stream leaves out a rest that fills no row, so its rows may be fewer than those of the whole.
+            (Some(file), _) => {
+                let samples = read_all(file, recognizer.sample_rate(), Some(MAX_SECONDS))?;
+                recognizer.pieces(&options, &samples)?
+            }
+            (None, [features]) => Piece::cut(features, self.chunk_size.stride()),
+            (None, items) => {
+                let (file, count) = (self.input.file().display(), items.len());
+                let message = format!("{file}: one stream is inspected at a time, and here are {count}");
+                return Err(Error::Unsupported(message));
+            }
+        };
+        let width = recognizer.frontend().config().feature_width();
+        for (name, stage) in Chunks::run(recognizer, &options, &pieces)?.tensors(width)? {
+            found.add(name, stage);
+        }
+        Ok(())
+    }
+
+    fn refuse_plot(&self, origin: &str, why: &str) -> Result<()> {
+        match self.plot {
+            Some(_) => {
+                Err(Error::Unsupported(format!("{origin}: --plot draws scores over time; this model {why}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Normalised features of the input, with the stages before them where it is a recording.

@@ -78,6 +78,15 @@ pub struct RequestArgs {
 }
 
 impl RequestArgs {
+    /// Fails if anything is asked of a model, `origin`, that cannot be asked.
+    pub fn refuse(&self, origin: &str) -> Result<()> {
+        if self.hotwords.is_none() && self.language == Language::Auto && !self.itn {
+            return Ok(());
+        }
+        let message = "takes no --hotwords, --language or --itn; offline recognition models do";
+        Err(Error::Unsupported(format!("{origin}: {message}")))
+    }
+
     /// The request, checked against the model; what becomes of hotwords is told on stderr and returned.
     pub fn read(&self, recognizer: &Recognizer) -> Result<(Request, Option<HotwordReport>)> {
         let mut request = Request::default();

@@ -18,7 +18,7 @@ pub use crate::nn::ChunkSize;
 pub use message::{Correction, Message, Pass};
 pub use network::{Network, NetworkOutput, Scores, Upsampled};
 pub use offline::{Transcriber, TranscriberOptions};
-pub use online::{OnlineRecognizer, OnlineStream};
+pub use online::{OnlineRecognizer, OnlineStream, Piece};
 pub use punctuator::PunctuationModel;
 pub use recognizer::{Recognition, Recognizer, Tagging, Utterance};
 pub use request::{Language, Request};

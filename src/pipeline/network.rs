@@ -39,6 +39,15 @@ pub struct NetworkOutput {
     pub encoder_out: Tensor,
     /// Scores of the vocabulary.
     pub scores: Scores,
+    /// Stages that only this network has, by name: of SeACo `decoder_hidden`, and with hotwords `cif_attended`,
+    /// `dec_attended` and `dha`.
+    pub extra: Vec<(&'static str, Tensor)>,
+}
+
+impl NetworkOutput {
+    fn new(encoder_out: Tensor, scores: Scores) -> Self {
+        Self { encoder_out, scores, extra: Vec::new() }
+    }
 }
 
 /// Scores of the vocabulary, by token or by frame.
@@ -172,26 +181,40 @@ impl Network {
                 let bicif::Output { encoder_out, cif, us_alphas, decoder_logits: logits } =
                     network.forward(speech, lengths)?;
                 let us = Some(Upsampled::new(us_alphas, rate));
-                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us } }
+                NetworkOutput::new(encoder_out, Scores::Tokens { logits, cif, us })
             }
             Self::Seaco(network) => {
                 let rate = network.predictor().upsample_times();
-                let seaco::Output { encoder_out, cif, us_alphas, decoder_logits: logits, .. } =
-                    network.forward(speech, lengths, &hotwords())?;
+                let seaco::Output {
+                    encoder_out,
+                    cif,
+                    us_alphas,
+                    decoder_hidden,
+                    bias,
+                    decoder_logits: logits,
+                } = network.forward(speech, lengths, &hotwords())?;
                 let us = Some(Upsampled::new(us_alphas, rate));
-                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us } }
+                let mut extra = vec![("decoder_hidden", decoder_hidden)];
+                if let Some(seaco::Bias { cif_attended, dec_attended, dha }) = bias {
+                    extra.extend([
+                        ("cif_attended", cif_attended),
+                        ("dec_attended", dec_attended),
+                        ("dha", dha),
+                    ]);
+                }
+                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us }, extra }
             }
             Self::Contextual(network) => {
                 let contextual::Output { encoder_out, cif, decoder_logits: logits } =
                     network.forward(speech, lengths, &hotwords())?;
-                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us: None } }
+                NetworkOutput::new(encoder_out, Scores::Tokens { logits, cif, us: None })
             }
             Self::SenseVoice(network) => {
                 let query = |request: &&Request| Query { language: request.language, text_norm: request.itn };
                 let queries: Vec<Query> = requests.iter().map(query).collect();
                 let sense_voice::Output { encoder_out, ctc_logits: logits, lengths: frames } =
                     network.forward(speech, lengths, &queries)?;
-                NetworkOutput { encoder_out, scores: Scores::Frames { logits, frames } }
+                NetworkOutput::new(encoder_out, Scores::Frames { logits, frames })
             }
         })
     }
@@ -200,6 +223,6 @@ impl Network {
 impl From<paraformer::Output> for NetworkOutput {
     fn from(output: paraformer::Output) -> Self {
         let paraformer::Output { encoder_out, cif, decoder_logits: logits } = output;
-        Self { encoder_out, scores: Scores::Tokens { logits, cif, us: None } }
+        Self::new(encoder_out, Scores::Tokens { logits, cif, us: None })
     }
 }

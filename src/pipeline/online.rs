@@ -157,6 +157,23 @@ impl OnlineRecognizer {
         Ok(chunks)
     }
 
+    /// A whole recording as the pieces that a stream would take it in.
+    ///
+    /// # Errors
+    /// Those of [`OnlineRecognizer::stream`] and [`OnlineStream::push`].
+    pub fn pieces(&self, options: &StreamOptions, samples: &[f32]) -> Result<Vec<Piece>> {
+        let mut stream = self.stream(options)?;
+        let mut pieces = Vec::new();
+        for stride in samples.chunks(stream.stride_samples()) {
+            stream.push(stride)?;
+            if stream.ready() {
+                pieces.push(stream.next(&self.frontend));
+            }
+        }
+        pieces.push(stream.next(&self.frontend));
+        Ok(pieces)
+    }
+
     fn drain(&self, stream: &mut OnlineStream, chunks: &mut Vec<Vec<Token>>) -> Result<()> {
         while stream.ready() {
             chunks.append(&mut self.step(&mut [&mut *stream])?);
@@ -271,7 +288,7 @@ impl OnlineStream {
         self.waiting.len()
     }
 
-    /// The next chunk of a stream that is ready.
+    /// The next chunk; of a stream that is not ready, the last.
     fn next(&mut self, frontend: &Frontend) -> Piece {
         let stride = self.stride_samples();
         let last = self.waiting.len() < stride;
@@ -290,14 +307,25 @@ impl OnlineStream {
     }
 }
 
-/// Features of one chunk.
-struct Piece {
+/// New feature rows of one chunk of a stream.
+#[derive(Debug, Clone)]
+pub struct Piece {
     features: Features,
     last: bool,
 }
 
 impl Piece {
-    fn chunk(&self) -> Chunk<'_> {
+    /// A whole recording in full strides of so many rows, none of which is the last, and the rest, which may be empty.
+    pub fn cut(features: &Features, stride: usize) -> Vec<Self> {
+        let width = features.width;
+        let piece = |rows: &[f32], last| Self { features: Features { values: rows.to_vec(), width }, last };
+        let strides = features.values.chunks_exact((stride * width).max(1));
+        let last = piece(strides.remainder(), true);
+        strides.map(|rows| piece(rows, false)).chain([last]).collect()
+    }
+
+    /// As the model takes it.
+    pub fn chunk(&self) -> Chunk<'_> {
         match (self.last, self.features.values.as_slice()) {
             (true, []) => Chunk::Tail,
             (true, rows) => Chunk::Last(rows),

@@ -32,22 +32,33 @@ def read_tokens(path):
     return [line.rsplit(" ", 1)[0] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_full(directory, args):
+# Directories of `--full`.
+FULL = (
+    "paraformer", "paraformer-online", "bicif", "seaco", "contextual", "sensevoice", "ct-punc-c", "ct-punc", "ct-punc-realtime",
+)  # fmt: skip
+
+
+def write_full(directory, name, args):
     tokens = read_tokens(args.tokens) if args.tokens else token_list(8404)
-    config = paraformer.full_config(tokens)
-    paraformer.write_full(directory / "paraformer", paraformer.PLAIN, config, args.am_mvn, tokens)
-    paraformer_online.write_full_online(directory / "paraformer-online", args.am_mvn, tokens)
-    if not args.only_paraformer:
-        for name, script, family in (
-            ("bicif", bicif, bicif.BICIF),
-            ("seaco", seaco, seaco.SEACO),
-            ("contextual", contextual, contextual.CONTEXTUAL),
-        ):
-            paraformer.write_full(directory / name, family, script.full_config(tokens), args.am_mvn, tokens)
-        sense_voice.write_full_sense_voice(directory / "sensevoice", args.am_mvn)
-        ct_transformer.write_full_punctuation(directory / "ct-punc-c", 272727, sanm(256, 8, 1024, 4, 11, 0))
-        ct_transformer.write_full_punctuation(directory / "ct-punc", 471067, sanm(516, 12, 2048, 12, 11, 0))
-        ct_transformer_streaming.write_full_realtime(directory / "ct-punc-realtime")
+    families = {
+        "paraformer": (paraformer, paraformer.PLAIN),
+        "bicif": (bicif, bicif.BICIF),
+        "seaco": (seaco, seaco.SEACO),
+        "contextual": (contextual, contextual.CONTEXTUAL),
+    }
+    if name in families:
+        script, family = families[name]
+        paraformer.write_full(directory, family, script.full_config(tokens), args.am_mvn, tokens)
+    elif name == "paraformer-online":
+        paraformer_online.write_full_online(directory, args.am_mvn, tokens)
+    elif name == "sensevoice":
+        sense_voice.write_full_sense_voice(directory, args.am_mvn)
+    elif name == "ct-punc-c":
+        ct_transformer.write_full_punctuation(directory, 272727, sanm(256, 8, 1024, 4, 11, 0))
+    elif name == "ct-punc":
+        ct_transformer.write_full_punctuation(directory, 471067, sanm(516, 12, 2048, 12, 11, 0))
+    else:
+        ct_transformer_streaming.write_full_realtime(directory)
 
 
 def main():
@@ -59,7 +70,7 @@ def main():
         help="16 kHz speech clip of 2 s or more, for the front end",
     )
     parser.add_argument("--full", type=Path, metavar="DIR", help="write published-size random models there instead")
-    parser.add_argument("--only-paraformer", action="store_true", help="with --full: leave the other models out")
+    parser.add_argument("--only", nargs="+", choices=FULL, default=FULL, help="with --full: these directories alone")
     parser.add_argument("--am-mvn", type=Path, help="with --full: CMVN file to copy (560 wide)")
     parser.add_argument("--tokens", type=Path, help="with --full: token list, `token id` per line")
     args = parser.parse_args()
@@ -67,7 +78,9 @@ def main():
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     if args.full:
-        return write_full(args.full, args)
+        for name in args.only:
+            write_full(args.full / name, name, args)
+        return
     families = (
         paraformer, bicif, seaco, contextual, hotwords, paraformer_online, fsmn_vad,
         ct_transformer, ct_transformer_streaming, sense_voice, cif_track, lstm,
