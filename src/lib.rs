@@ -1,5 +1,5 @@
 //! A native Rust engine for the FunASR speech models on Candle: speech recognition, voice activity detection and
-//! punctuation, with the numbers and texts of FunASR.
+//! punctuation, of recordings and in real time, with the numbers and texts of FunASR.
 //!
 //! A recording becomes a [`pipeline::Transcript`] in four steps: [`audio`] reads it as a stream, a
 //! [`pipeline::VoiceDetector`] finds speech, a [`pipeline::Recognizer`] names the tokens of each segment with their
@@ -26,6 +26,39 @@
 //! let mut audio = AudioReader::open(Path::new("models/demo/short_00_demo.wav"), transcriber.sample_rate())?;
 //! let transcript = transcriber.transcribe(&mut audio, &Request::default(), |_| ())?;
 //! assert_eq!(transcript.text, "欢迎大家来体验达摩院推出的语音识别模型。");
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "embedded-models"))]
+//! # fn main() {}
+//! ```
+//!
+//! Audio that is still arriving is pushed to a [`pipeline::Session`], which is plain state; a [`pipeline::RealTime`] holds
+//! the models and moves any number of sessions on together. Text comes out while it is spoken, and again, corrected and
+//! punctuated, at the end of each sentence:
+//!
+//! ```
+//! # #[cfg(feature = "embedded-models")]
+//! # fn main() -> funasr_candle::Result<()> {
+//! # use std::path::Path;
+//! # use funasr_candle::audio::read_all;
+//! # use funasr_candle::device::Compute;
+//! # use funasr_candle::hub::{HubOptions, resolve};
+//! # use funasr_candle::pipeline::*;
+//! # let (hub, compute) = (HubOptions::from_env()?, Compute::cpu());
+//! let open = |name: &str| open_model(&resolve(name, &hub)?);
+//! let online = OnlineRecognizer::load(&open("demo-online")?, &compute)?;
+//! let detector = VoiceDetector::load(&open("fsmn-vad")?, &compute)?;
+//! let recognizer = Recognizer::load(&open("demo")?, &compute)?;
+//! let punctuation = Some(PunctuationModel::load(&open("demo-punc-realtime")?, &compute)?);
+//! let models = RealTime::new(online, Some(detector), Some(Corrector { recognizer, punctuation }))?;
+//!
+//! let mut session = models.session(&SessionOptions::default())?;
+//! let samples = read_all(Path::new("models/demo/short_00_demo.wav"), models.sample_rate(), None)?;
+//! let (spoken, rest) = samples.split_at(32_000);
+//! let messages = models.feed(&mut session, spoken, false)?;
+//! assert_eq!(messages[0].text, "欢");
+//! let messages = models.feed(&mut session, rest, true)?;
+//! assert_eq!(messages.last().unwrap().text, "欢迎大家来体验达摩院推出的语音识别模型。");
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "embedded-models"))]
