@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::SystemTime;
 
 use candle_core::{DType, Device, Tensor};
@@ -23,9 +23,9 @@ pub struct Desk {
 
 /// What a run gave.
 pub struct Outcome {
-    code: i32,
-    stdout: String,
-    stderr: String,
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Outcome {
@@ -37,7 +37,7 @@ impl Outcome {
 
     /// The error lines of a run that failed with nothing but notes beside them.
     #[track_caller]
-    fn errors(&self) -> Vec<&str> {
+    pub fn errors(&self) -> Vec<&str> {
         assert_eq!(self.code, 1, "{}{}", self.stdout, self.stderr);
         let lines = self.stderr.lines().filter(|line| !line.starts_with("note: ") && !line.contains("WARN"));
         let errors: Vec<&str> = lines.collect();
@@ -47,7 +47,7 @@ impl Outcome {
 
     /// The message of a run that gave nothing but one error.
     #[track_caller]
-    fn error(&self) -> &str {
+    pub fn error(&self) -> &str {
         assert_eq!(self.stdout, "");
         match self.errors()[..] {
             [line] => line,
@@ -81,17 +81,8 @@ impl Desk {
         self.run_with(args, b"")
     }
 
-    fn run_with(&self, args: &[&str], stdin: &[u8]) -> Outcome {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_funasr-candle"))
-            .args(args)
-            .current_dir(self.folder.path())
-            .env("FUNASR_CANDLE_HOME", self.home.path())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    pub fn run_with(&self, args: &[&str], stdin: &[u8]) -> Outcome {
+        let mut child = self.start(args);
         // A program that does not want its input closes the pipe.
         let _ = child.stdin.take().unwrap().write_all(stdin);
         let output = child.wait_with_output().unwrap();
@@ -100,6 +91,20 @@ impl Desk {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// The program with pipes to and from it.
+    pub fn start(&self, args: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_funasr-candle"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .env("FUNASR_CANDLE_HOME", self.home.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// `transcribe --offline` with the embedded models named, so that no note is due.
@@ -119,11 +124,11 @@ impl Desk {
     }
 }
 
-fn repository(path: &str) -> PathBuf {
+pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn eval(name: &str) -> String {
+pub fn eval(name: &str) -> String {
     clip(name).display().to_string()
 }
 
@@ -153,7 +158,7 @@ fn wav_of(format: u16, rate: u32, bits: u16, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn keys(value: &Value) -> BTreeSet<&str> {
+pub fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
@@ -336,13 +341,18 @@ fn models_are_listed_and_described() {
     let list = models(&["list"]).ok();
     for (name, state) in [
         ("demo ", "embedded"),
+        ("demo-online ", "embedded"),
         ("demo-punc ", "embedded"),
+        ("demo-punc-realtime ", "embedded"),
+        ("demo-sensevoice ", "embedded"),
         ("fsmn-vad ", "embedded"),
         ("paraformer-large ", "MB"),
     ] {
         let line = list.lines().find(|line| line.starts_with(name)).unwrap();
         assert!(line.contains(state), "{line}");
     }
+    assert!(!list.contains("not yet"), "all classes of the registry run: {list}");
+    assert_eq!(desk.run(&["models", "list", "--offline"]).ok(), list, "flags may stand behind the action");
     let info = models(&["info", "paraformer-large"]).ok();
     for part in ["Paraformer", "licence", "huggingface", "modelscope"] {
         assert!(info.contains(part), "{info}");
@@ -534,9 +544,6 @@ fn inspect_takes_features() {
 fn bench_prints_one_json_line() {
     let desk = Desk::new();
     let args = ["--model", "demo", "--seconds", "1.5", "--batch", "2", "--threads", "1", "--runs", "2"];
-    let mut lines = desk.run(&[&["bench", "--offline"], &args[..]].concat()).json();
-    let line = lines.remove(0);
-    assert!(lines.is_empty());
     let promised = [
         "model",
         "device",
@@ -549,13 +556,33 @@ fn bench_prints_one_json_line() {
         "tokens",
         "peak_rss_bytes",
     ];
-    assert!(BTreeSet::from(promised).is_subset(&keys(&line)), "{line}");
+    let bench = |args: &[&str]| {
+        let mut lines = desk.run(&[&["bench", "--offline"], args].concat()).json();
+        let line = lines.remove(0);
+        assert!(lines.is_empty());
+        assert!(BTreeSet::from(promised).is_subset(&keys(&line)), "{line}");
+        line
+    };
+    let line = bench(&args);
     assert_eq!(
         (&line["batch"], &line["threads"], &line["audio_seconds"]),
         (&2.into(), &1.into(), &3.0.into())
     );
     let [median, rtf] = ["median_seconds", "rtf"].map(|key| line[key].as_f64().unwrap());
     assert!((rtf - median / 3.0).abs() < 1e-9 && median > 0.0);
+
+    for model in ["demo-online", "demo-sensevoice", "fsmn-vad", "demo-punc", "demo-punc-realtime"] {
+        let line = bench(&["--model", model, "--seconds", "2", "--batch", "3", "--runs", "1"]);
+        assert_eq!(
+            (&line["model"], &line["batch"], &line["audio_seconds"]),
+            (&model.into(), &3.into(), &6.0.into())
+        );
+        let [median, peak] = ["median_seconds", "peak_rss_bytes"].map(|key| line[key].as_f64().unwrap());
+        assert!(median > 0.0 && (peak == 0.0 || peak > 1e6), "{line}");
+        // Noise is no speech; a text of two seconds has 15 characters, and an end.
+        let marks = if model.contains("punc") { 3..=45 } else { 0..=9 };
+        assert!(marks.contains(&line["tokens"].as_u64().unwrap()), "{line}");
+    }
 }
 
 // ----------------------------------------------------------------------------------------------- FunASR directories
@@ -690,7 +717,7 @@ fn usage_errors_exit_with_2() {
             outcome.stderr
         );
     }
-    for command in ["transcribe", "vad", "punctuate", "convert", "models", "inspect", "bench"] {
+    for command in ["transcribe", "stream", "vad", "punctuate", "convert", "models", "inspect", "bench"] {
         assert!(desk.run(&[command, "--help"]).ok().contains("Usage"));
     }
     assert!(desk.run(&["--version"]).ok().starts_with("funasr-candle "));
@@ -872,7 +899,7 @@ fn broken_model_directories_are_errors_that_name_the_file() {
 fn a_model_of_another_class_is_refused() {
     let desk = Desk::new();
     let cases: [(&[&str], [&str; 2]); 4] = [
-        (&["transcribe", "--model", "fsmn-vad"], ["fsmn-vad/config.json", "a Paraformer is expected"]),
+        (&["transcribe", "--model", "fsmn-vad"], ["fsmn-vad/config.json", "SenseVoiceSmall is expected"]),
         (
             &["transcribe", "--model", "demo", "--vad-model", "demo"],
             ["demo/", "a FsmnVADStreaming is expected"],

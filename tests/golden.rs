@@ -109,6 +109,28 @@ impl Golden {
         VarBuilder::from_tensors(self.tensors.iter().filter_map(own).collect(), DType::F32, &Device::Cpu)
     }
 
+    /// Writes the model as a directory with these files of text beside the weights. A token list is filled up to the
+    /// size of the vocabulary.
+    pub fn write_model(&self, directory: &Path, tokens: &[&str], seg_dict: Option<&str>) {
+        let mut config = self.json("config");
+        let vocab = config["vocab_size"].as_u64().unwrap() as usize;
+        let fill = (tokens.len()..vocab).map(|i| format!("filler{i}"));
+        let tokens: Vec<String> = tokens.iter().map(|token| (*token).to_owned()).chain(fill).collect();
+        config["files"] = serde_json::json!({"tokens": "tokens.json"});
+        if let Some(text) = seg_dict {
+            config["files"]["seg_dict"] = "seg_dict".into();
+            std::fs::write(directory.join("seg_dict"), text).unwrap();
+        }
+        std::fs::write(directory.join("tokens.json"), serde_json::to_string(&tokens).unwrap()).unwrap();
+        std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
+        let own = |(name, tensor): (&String, &Tensor)| {
+            let name = name.strip_prefix("weights.").or(name.starts_with("frontend.").then_some(name))?;
+            Some((name.to_owned(), tensor.clone()))
+        };
+        let tensors: HashMap<String, Tensor> = self.tensors.iter().filter_map(own).collect();
+        candle_core::safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
+    }
+
     /// Fails, naming the stage, if `ours` is not `stage` within [`STAGE_TOLERANCE`] of its largest value; returns
     /// the error.
     #[track_caller]

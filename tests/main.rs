@@ -5,6 +5,7 @@
 mod audio;
 mod cli;
 mod cli_plot;
+mod cli_speech;
 mod directories;
 mod frontend;
 mod golden;

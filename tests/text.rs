@@ -677,7 +677,7 @@ mod sentence_times {
         let cut = sentences(&words, text, &[3..6, 6..7]);
         let texts: Vec<&str> = cut.iter().map(|sentence| sentence.text.as_str()).collect();
         assert_eq!(texts, ["你。.", "好"]);
-        assert_eq!((cut[0].end_ms, cut[1].start_ms, cut[0].words.clone()), (100, 100, 0..1));
+        assert_eq!((cut[0].end_ms, cut[1].start_ms, cut[0].words.clone()), (100, 120, 0..1));
     }
 
     fn brief(sentences: &[Sentence]) -> Vec<(&str, &str, u64, u64)> {

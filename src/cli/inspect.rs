@@ -46,7 +46,7 @@ pub struct Args {
     #[command(flatten)]
     request: RequestArgs,
     /// Frames of 60 ms that a chunk of a streaming model looks back, advances and looks ahead
-    #[arg(long, value_name = "L,C,R", default_value_t)]
+    #[arg(long, value_name = "L,C,R", default_value_t, allow_hyphen_values = true)]
     chunk_size: ChunkSize,
     #[command(flatten)]
     compute: ComputeArgs,

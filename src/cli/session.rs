@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use funasr_candle::audio::Input;
-use funasr_candle::decode::hotwords::{HotwordReport, Hotwords, Rejected};
+use funasr_candle::decode::hotwords::{HotwordReport, Hotwords, Rejected, SEPARATORS};
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_candle::hub::{self, Hub, HubOptions, Progress};
 use funasr_candle::pipeline::{Language, Recognizer, Request, open_model};
@@ -23,10 +23,10 @@ const MAX_NOTES: usize = 20;
 #[derive(Debug, Clone, Args)]
 pub struct HubArgs {
     /// Never use the network
-    #[arg(long)]
+    #[arg(long, global = true)]
     offline: bool,
     /// Where to download from: hf (Hugging Face), ms (ModelScope), auto (one after the other)
-    #[arg(long, default_value = "auto")]
+    #[arg(long, global = true, default_value = "auto")]
     hub: Hub,
 }
 
@@ -78,7 +78,7 @@ pub struct RequestArgs {
 }
 
 impl RequestArgs {
-    /// Fails if anything is asked of a model, `origin`, that cannot be asked.
+    /// Fails if anything is asked of what cannot be asked: a model, `origin`, or a first pass alone.
     pub fn refuse(&self, origin: &str) -> Result<()> {
         if self.hotwords.is_none() && self.language == Language::Auto && !self.itn {
             return Ok(());
@@ -93,8 +93,7 @@ impl RequestArgs {
         (request.language, request.itn) = (self.language, self.itn);
         recognizer.check(&request)?;
         let Some(hotwords) = &self.hotwords else { return Ok((request, None)) };
-        let hotwords =
-            if Path::new(hotwords).is_file() { Hotwords::read(hotwords)? } else { Hotwords::parse(hotwords) };
+        let hotwords = if is_file(hotwords) { Hotwords::read(hotwords)? } else { Hotwords::parse(hotwords) };
         let report = recognizer.bias(&mut request, &hotwords)?;
         for Rejected { word, why } in report.rejected.iter().take(MAX_NOTES) {
             note(&format!("warning: hotword {word:?} is not used: {why}"));
@@ -104,6 +103,14 @@ impl RequestArgs {
         }
         Ok((request, Some(report)))
     }
+}
+
+/// Whether hotwords are given as a file: one that exists, or a text that looks like a path, since a misspelt
+/// path should be an error and not a hotword.
+fn is_file(hotwords: &str) -> bool {
+    let is_list = hotwords.starts_with('{') || hotwords.contains(SEPARATORS);
+    let is_path = || hotwords.contains(std::path::is_separator) || hotwords.to_lowercase().ends_with(".txt");
+    Path::new(hotwords).is_file() || (!is_list && is_path())
 }
 
 /// What a model is for, and so which one is meant when none is named.

@@ -1,6 +1,6 @@
 //! `stream`: a real-time session on a recording or on live audio.
 
-use std::io::{Read, stdin};
+use std::io::{Cursor, Read, stdin};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,19 @@ use super::session::{self, ComputeArgs, HubArgs, Role};
 
 /// Audio that is read at a time.
 const READ_MS: usize = 60;
+/// Bytes of stdin that tell what it is: 2 ms of PCM.
+const HEAD_BYTES: u64 = 64;
 
 /// Recognise speech while it is spoken; one JSON line per message
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A recording, or - for live 16-bit mono PCM on stdin (a wav header is recognised)
+    /// A recording, or - for live 16-bit mono PCM on stdin (wav, flac, ogg and mp3 with tags are recognised)
     input: PathBuf,
     /// online: streaming text; 2pass: streaming text, then each sentence corrected and punctuated when it ends
     #[arg(long, value_enum, default_value_t = Mode::TwoPass)]
     mode: Mode,
     /// Frames of 60 ms that a chunk looks back, advances and looks ahead
-    #[arg(long, value_name = "L,C,R", default_value_t)]
+    #[arg(long, value_name = "L,C,R", default_value_t, allow_hyphen_values = true)]
     chunk_size: ChunkSize,
     /// Chunks of the past that the encoder attends to, -1 for a minute of them
     #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true,
@@ -56,9 +58,9 @@ pub struct Args {
     /// Pace a recording as if it were spoken now
     #[arg(long)]
     realtime: bool,
-    /// Sample rate of PCM on stdin
-    #[arg(long, value_name = "HZ", default_value_t = RAW_PCM_RATE)]
-    pcm_rate: u32,
+    /// Sample rate of PCM on stdin [default: 16000]
+    #[arg(long, value_name = "HZ")]
+    pcm_rate: Option<u32>,
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
@@ -75,6 +77,7 @@ enum Mode {
 impl Args {
     /// Prints messages as they come.
     pub fn run(&self) -> Result<()> {
+        self.check()?;
         let (models, options) = self.load()?;
         let mut audio = self.open(models.sample_rate())?;
         let name = audio.name().to_owned();
@@ -93,6 +96,21 @@ impl Args {
             }
         }
         audio.damage().map_or(Ok(()), Err)
+    }
+
+    /// Fails on flags that would have no effect.
+    fn check(&self) -> Result<()> {
+        if self.mode == Mode::Online {
+            self.request.refuse("--mode online")?;
+            if self.model.is_some() || self.punc_model.is_some() {
+                let message = "--mode online: has no second pass for --model or --punc-model";
+                return Err(Error::Unsupported(message.into()));
+            }
+        }
+        if self.pcm_rate.is_some() && self.input != Path::new("-") {
+            return Err(Error::Unsupported("--pcm-rate is for PCM on stdin, and here is a file".into()));
+        }
+        Ok(())
     }
 
     fn load(&self) -> Result<(RealTime, SessionOptions)> {
@@ -128,26 +146,24 @@ impl Args {
         if self.input != Path::new("-") {
             return AudioReader::open(&self.input, sample_rate);
         }
-        let mut head = [0; 4];
-        let count = read_up_to(&mut stdin(), &mut head)?;
-        let bytes = std::io::Cursor::new(head).take(count as u64).chain(stdin());
-        match &head {
-            b"RIFF" => AudioReader::from_source("stdin", bytes, sample_rate),
-            _ => AudioReader::raw_pcm("stdin", bytes, self.pcm_rate, sample_rate),
+        let mut head = Vec::new();
+        stdin().take(HEAD_BYTES).read_to_end(&mut head).map_err(|e| Error::io("stdin", e))?;
+        let is_pcm = is_pcm(&head);
+        let bytes = Cursor::new(head).chain(stdin());
+        if is_pcm {
+            let rate = self.pcm_rate.unwrap_or(RAW_PCM_RATE);
+            return AudioReader::raw_pcm("stdin", bytes, rate, sample_rate);
         }
+        AudioReader::from_source("stdin", bytes, sample_rate)
     }
 }
 
-/// Fills `head` as far as the stream goes.
-fn read_up_to(reader: &mut impl Read, head: &mut [u8]) -> Result<usize> {
-    let mut count = 0;
-    while count < head.len() {
-        match reader.read(&mut head[count..]).map_err(|e| Error::io("stdin", e))? {
-            0 => break,
-            read => count += read,
-        }
-    }
-    Ok(count)
+/// Whether a stream that starts with `head` is plain samples: neither a container nor text.
+fn is_pcm(head: &[u8]) -> bool {
+    let containers: [&[u8]; 4] = [b"RIFF", b"fLaC", b"OggS", b"ID3"];
+    let is_utf8 = std::str::from_utf8(head).map_or_else(|e| e.error_len().is_none(), |_| true);
+    let is_text = is_utf8 && head.iter().all(|b| b.is_ascii_whitespace() || !b.is_ascii_control());
+    head.is_empty() || !(is_text || containers.iter().any(|magic| head.starts_with(magic)))
 }
 
 /// Lets audio through no faster than it is spoken.

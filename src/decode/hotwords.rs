@@ -25,7 +25,7 @@ const MAX_CHARS: usize = 200;
 /// Size of the largest file.
 const MAX_BYTES: u64 = 4 << 20;
 /// Characters between the entries of a string.
-const SEPARATORS: [char; 4] = ['\n', ',', '，', '、'];
+pub const SEPARATORS: [char; 4] = ['\n', ',', '，', '、'];
 
 /// One hotword: a word or several.
 #[derive(Debug, Clone, PartialEq)]

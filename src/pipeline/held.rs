@@ -18,8 +18,12 @@ impl Held {
         (ms * u64::from(self.rate) / 1000) as usize
     }
 
+    pub(super) fn ms(&self, samples: usize) -> u64 {
+        samples as u64 * 1000 / u64::from(self.rate)
+    }
+
     pub(super) fn end_ms(&self) -> u64 {
-        self.end() as u64 * 1000 / u64::from(self.rate)
+        self.ms(self.end())
     }
 
     /// Samples since the start of the stream.

@@ -311,6 +311,17 @@ impl Session {
         self.end == End::Told
     }
 
+    /// Length of the audio that the session still holds: what waits to be heard or recognised, and the open segment. It is
+    /// bounded, however long the stream is.
+    pub fn held_ms(&self) -> u64 {
+        let planned = self.plan.iter().map(|step| match step {
+            Step::Read(samples) | Step::Correct(Segment { samples, .. }) => samples.len(),
+            Step::EndRead => 0,
+        });
+        let waiting = self.waiting.len() + self.stream.waiting_samples();
+        self.held.ms(self.held.samples.len() + waiting + planned.sum::<usize>())
+    }
+
     /// Takes the next unit, finds out where speech begins and ends, and plans what follows; false if no unit is complete.
     fn hear(&mut self, models: &RealTime) -> Result<bool> {
         let unit = self.held.count(UNIT_MS);
