@@ -85,8 +85,11 @@ impl Lstm {
             for (sums, item) in sums.chunks_exact_mut(4 * hidden).zip(&items[..running]) {
                 sums.copy_from_slice(&gates[row(item) * 4 * hidden..][..4 * hidden]);
             }
-            let [states, gates] = [hidden, 4 * hidden].map(|width| running * width);
-            accumulate_product(&h[..states], weight, &mut sums[..gates], [running, hidden, 4 * hidden]);
+            // Before the first step all states are zero.
+            if step > 0 {
+                let [states, gates] = [hidden, 4 * hidden].map(|width| running * width);
+                accumulate_product(&h[..states], weight, &mut sums[..gates], [running, hidden, 4 * hidden]);
+            }
             let states = h.chunks_exact_mut(hidden).zip(c.chunks_exact_mut(hidden));
             for ((item, sums), (h, c)) in
                 items[..running].iter().zip(sums.chunks_exact(4 * hidden)).zip(states)

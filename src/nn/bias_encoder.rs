@@ -56,16 +56,22 @@ impl BiasEncoder {
                 None => {}
             }
         }
-        let sentinel = [vec![SENTINEL]];
-        let batches = hotwords.chunks(BATCH).chain([sentinel.as_slice()]);
-        Tensor::cat(&batches.map(|batch| self.last_states(batch)).collect::<Result<Vec<_>>>()?, 0)
+        let words: Vec<&[u32]> = hotwords.iter().map(Vec::as_slice).chain([&[SENTINEL][..]]).collect();
+        // Words of like length go through together, so that little is padding.
+        let mut order: Vec<usize> = (0..words.len()).collect();
+        order.sort_by_key(|&i| words[i].len());
+        let last_states = |batch: &[usize]| self.last_states(batch.iter().map(|&i| words[i]).collect());
+        let states = order.chunks(BATCH).map(last_states).collect::<Result<Vec<_>>>()?;
+        let mut rows = vec![0u32; words.len()];
+        (0..).zip(&order).for_each(|(row, &i)| rows[i] = row);
+        Tensor::cat(&states, 0)?.index_select(&Tensor::new(rows, self.embed.device())?, 0)
     }
 
     /// One batch of hotwords -> `[N, D]`.
-    fn last_states(&self, hotwords: &[Vec<u32>]) -> Result<Tensor> {
-        let lengths = Lengths::new(hotwords.iter().map(Vec::len).collect::<Vec<_>>());
+    fn last_states(&self, hotwords: Vec<&[u32]>) -> Result<Tensor> {
+        let lengths = Lengths::new(hotwords.iter().map(|ids| ids.len()).collect::<Vec<_>>());
         let (count, time) = (lengths.batch(), lengths.max());
-        let padding = |ids: &Vec<u32>| std::iter::repeat_n(0, time - ids.len());
+        let padding = |ids: &[u32]| std::iter::repeat_n(0, time - ids.len());
         let ids: Vec<u32> = hotwords.iter().flat_map(|ids| ids.iter().copied().chain(padding(ids))).collect();
         let embedded = self.embed.index_select(&Tensor::new(ids, self.embed.device())?, 0)?;
         let states = self.lstm.forward(&embedded.reshape((count, time, ()))?, &lengths)?;
