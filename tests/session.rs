@@ -282,6 +282,8 @@ fn sense_voice_corrects() {
         for (message, correction) in &corrections {
             assert_eq!(words(&correction.words), alone(&recognizer, &options.request, &samples, correction));
             assert!(!message.text.contains("<|"), "{}", message.text);
+            let json = message.to_json("clip");
+            assert_eq!((json["language"].as_str(), json["event"].as_str()), (Some("zh"), Some("Speech")));
             let sentences: String = correction.sentences.iter().map(|s| s.text.as_str()).collect();
             assert_eq!(sentences.replace(' ', ""), message.text.replace(' ', ""));
             // Its own marks are not punctuated again.

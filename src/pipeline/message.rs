@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Tags;
 use crate::text::Token;
 use crate::text::sentences::Sentence;
 
@@ -41,10 +42,13 @@ pub struct Correction {
     pub words: Vec<Token>,
     /// Its text cut at punctuation marks; their `words` are indices into the words above.
     pub sentences: Vec<Sentence>,
+    /// What a model that tells more than words says.
+    pub tags: Tags,
 }
 
 impl Message {
-    /// The message with the field names of FunASR's 2pass server (`websocket-server-2pass.cpp`). `timestamp` is a string
+    /// The message with the field names of FunASR's 2pass server (`websocket-server-2pass.cpp`), and `language`, `emotion`
+    /// and `event` from a model that tells them. `timestamp` is a string
     /// that holds a JSON list, as its clients expect, or absent.
     pub fn to_json(&self, wav_name: &str) -> Value {
         let mut json = Map::from_iter([
@@ -73,6 +77,10 @@ impl Correction {
             ("start_time".to_owned(), self.start_ms.into()),
             ("end_time".to_owned(), self.end_ms.into()),
         ]);
+        let Tags { language, emotion, event } = &self.tags;
+        for (name, tag) in [("language", language), ("emotion", emotion), ("event", event)] {
+            json.extend(tag.as_deref().map(|tag| (name.to_owned(), tag.into())));
+        }
         if !self.words.is_empty() {
             json.insert("timestamp".to_owned(), Value::from(spans(&self.words)).to_string().into());
             json.insert("stamp_sents".to_owned(), self.sentences.iter().map(|s| self.stamped(s)).collect());

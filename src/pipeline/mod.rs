@@ -23,7 +23,7 @@ pub use punctuator::PunctuationModel;
 pub use recognizer::{Recognition, Recognizer, Tagging, Utterance};
 pub use request::{Language, Request};
 pub use session::{Corrector, RealTime, Session, SessionOptions};
-pub use transcript::{Segment, Transcript};
+pub use transcript::{Segment, Tags, Transcript};
 pub use voice_detector::{DetectorStream, VoiceDetector};
 
 use crate::decode::tokens::TokenList;

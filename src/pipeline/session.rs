@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::held::Held;
 use super::{
     Correction, DetectorStream, Message, OnlineRecognizer, OnlineStream, Pass, PunctuationModel, Recognition,
-    Recognizer, Request, StreamOptions, Utterance, VoiceDetector,
+    Recognizer, Request, StreamOptions, Tags, Utterance, VoiceDetector,
 };
 use crate::error::{Error, Result};
 use crate::punctuation::realtime::Cache;
@@ -433,8 +433,9 @@ impl Session {
         let spoken = recognition.within(beg_ms, end_ms);
         let (text, marks) = corrector.punctuate(&mut self.cache, &spoken, segment.last)?;
         let sentences = sentences(&spoken.joined.words, &text, &marks);
-        let words = spoken.joined.words;
-        self.say(text, Pass::Corrected(Correction { start_ms: beg_ms, end_ms, words, sentences }));
+        let (words, tagging) = (spoken.joined.words, spoken.tagging);
+        let tags = tagging.map_or_else(Tags::default, |tagging| tagging.tags.into());
+        self.say(text, Pass::Corrected(Correction { start_ms: beg_ms, end_ms, words, sentences, tags }));
         self.sentence = Sentence { index: self.sentence.index + 1, begun: false };
         self.partial.restart();
         Ok(())

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Recognition;
 use crate::text::Token;
 use crate::text::sentences::Sentence;
+use crate::text::tags::Tagged;
 
 /// A stretch of speech.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -42,17 +43,19 @@ pub struct Tags {
     pub event: Option<String>,
 }
 
+impl From<Tagged> for Tags {
+    fn from(tags: Tagged) -> Self {
+        Self { language: tags.language, emotion: tags.emotion, event: tags.event }
+    }
+}
+
 impl Segment {
     /// The segment of a recording from `start_ms` to `end_ms`; the times of its recognition count from its start.
     pub(super) fn new(start_ms: u64, end_ms: u64, recognition: Recognition) -> Self {
         let punctuated = recognition.is_punctuated();
         let Recognition { joined, tagging, .. } = recognition.within(start_ms, end_ms);
         let (tagged_text, tags) = tagging.map(|tagging| (tagging.text, tagging.tags)).unzip();
-        let tags = tags.map_or_else(Tags::default, |tags| Tags {
-            language: tags.language,
-            emotion: tags.emotion,
-            event: tags.event,
-        });
+        let tags = tags.map_or_else(Tags::default, Tags::from);
         let (text, tokens) = (joined.text, joined.words);
         Self { start_ms, end_ms, text, tokens, tags, tagged_text, punctuated }
     }
