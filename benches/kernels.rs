@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
-use funasr_kernels::{Activation, Attention, FsmnMemory, LayerNorm, Lengths, Linear, Lstm, Visible};
+use funasr_kernels::{
+    Activation, Attention, FsmnMemory, Int8Weight, LayerNorm, Lengths, Linear, LinearInt8, Lstm, Visible,
+};
 
 /// LFR frames of 20 s.
 const T: usize = 334;
@@ -42,6 +44,19 @@ fn linear(criterion: &mut Criterion) {
     let (x, weight, bias) = (random(&[1, T, D]), random(&[D, FF]), random(&[FF]));
     let run = || op.forward(&x, &weight, &bias);
     compare(criterion, "linear_relu_512_2048", run, || op.reference(&x, &weight, &bias));
+}
+
+/// Beside the f32 op, which is what it replaces.
+fn linear_int8(criterion: &mut Criterion) {
+    let (op, float) = (
+        LinearInt8 { activation: Activation::Relu, addends: &[] },
+        Linear { activation: Activation::Relu, addends: &[] },
+    );
+    let (x, weight, bias) = (random(&[1, T, D]), random(&[FF, D]), random(&[FF]));
+    let turned = weight.t().and_then(|weight| weight.contiguous()).expect("memory for a tensor");
+    let weight = Int8Weight::quantize(&weight).expect("finite weights");
+    let run = || op.forward(&x, &weight, &bias);
+    compare(criterion, "linear_int8_relu_512_2048", run, || float.forward(&x, &turned, &bias));
 }
 
 fn layer_norm(criterion: &mut Criterion) {
@@ -78,6 +93,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = linear, layer_norm, fsmn_memory, attention, lstm
+    targets = linear, linear_int8, layer_norm, fsmn_memory, attention, lstm
 }
 criterion_main!(benches);

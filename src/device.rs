@@ -69,6 +69,8 @@ pub enum Precision {
     Bf16,
     /// 16-bit floats.
     F16,
+    /// Linear layers that bear it in 8-bit integers, all else in 32-bit floats; see [`crate::nn::Linear`].
+    Int8,
 }
 
 impl FromStr for Precision {
@@ -79,8 +81,8 @@ impl FromStr for Precision {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
             "f16" => Ok(Self::F16),
-            "int8" => Err(Error::Unsupported("dtype int8 is not supported yet; use f32".into())),
-            _ => Err(Error::Device(format!("unknown dtype `{name}`; known: f32, bf16, f16"))),
+            "int8" => Ok(Self::Int8),
+            _ => Err(Error::Device(format!("unknown dtype `{name}`; known: f32, bf16, f16, int8"))),
         }
     }
 }
@@ -91,36 +93,56 @@ impl std::fmt::Display for Precision {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
+            Self::Int8 => "int8",
         })
     }
 }
+
+/// Behind the prefix of a layer, a name that a [`VarBuilder`](candle_nn::VarBuilder) contains if the layer is
+/// to compute in 8 bits. Layers that lose too much by it do not ask.
+pub const INT8_MARK: &str = "int8";
 
 /// An opened device with the number format used on it.
 #[derive(Debug, Clone)]
 pub struct Compute {
     /// The device.
     pub device: Device,
-    /// The format of weights and activations.
+    /// The format of activations, and of weights where `int8` does not apply.
     pub dtype: DType,
+    /// Whether linear layers round weights and activations to 8 bits.
+    pub int8: bool,
 }
 
 impl Compute {
-    /// Opens `device`; the CPU computes in f32 alone.
+    /// Opens `device`; the CPU computes in f32 and int8, a GPU in floats.
     pub fn open(device: DeviceName, precision: Precision) -> Result<Self> {
-        if device == DeviceName::Cpu && precision != Precision::F32 {
-            let message = format!("the CPU computes in f32; dtype {precision} needs a GPU");
+        let fault = match (device, precision) {
+            (DeviceName::Cpu, Precision::Bf16 | Precision::F16) => {
+                Some(format!("the CPU computes in f32 or int8; dtype {precision} needs a GPU"))
+            }
+            (DeviceName::Cuda(_) | DeviceName::Metal, Precision::Int8) => {
+                Some(format!("dtype int8 is for the CPU; device {device} computes in f32, bf16 or f16"))
+            }
+            _ => None,
+        };
+        if let Some(message) = fault {
             return Err(Error::Unsupported(message));
         }
         let dtype = match precision {
-            Precision::F32 => DType::F32,
+            Precision::F32 | Precision::Int8 => DType::F32,
             Precision::Bf16 => DType::BF16,
             Precision::F16 => DType::F16,
         };
-        Ok(Self { device: device.open()?, dtype })
+        Ok(Self { device: device.open()?, dtype, int8: precision == Precision::Int8 })
     }
 
     /// f32 on the processor.
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32 }
+        Self { device: Device::Cpu, dtype: DType::F32, int8: false }
+    }
+
+    /// The same without rounding to 8 bits: for models that are small, or whose scores meet thresholds.
+    pub fn in_floats(&self) -> Self {
+        Self { int8: false, ..self.clone() }
     }
 }

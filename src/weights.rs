@@ -13,6 +13,7 @@ use candle_nn::var_builder::SimpleBackend;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::device::{Compute, INT8_MARK};
 use crate::error::{Error, Result};
 
 /// Version of the layout that the converter writes and this reads.
@@ -147,16 +148,15 @@ impl ModelFiles {
     }
 
     /// Builds a model from the tensors: `load` gets a builder at the root, and must use every tensor but those
-    /// below `frontend.`.
+    /// below `frontend.`. Where `compute` says 8 bits, every prefix of the builder has an [`INT8_MARK`].
     pub fn build<M>(
         &self,
-        dtype: DType,
-        device: &Device,
+        compute: &Compute,
         load: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
     ) -> Result<M> {
         let used = Arc::new(Mutex::new(BTreeSet::new()));
-        let backend = Tracked { tensors: self.tensors.clone(), used: used.clone() };
-        let vb = VarBuilder::from_backend(Box::new(backend), dtype, device.clone());
+        let backend = Tracked { tensors: self.tensors.clone(), used: used.clone(), int8: compute.int8 };
+        let vb = VarBuilder::from_backend(Box::new(backend), compute.dtype, compute.device.clone());
         let model = load(vb).map_err(|e| Error::weights(weights_name(&self.origin), one_line(&e)))?;
         let used = used.lock().unwrap_or_else(PoisonError::into_inner);
         let unused: Vec<String> = self
@@ -246,6 +246,7 @@ impl TensorFile {
 struct Tracked {
     tensors: Arc<TensorFile>,
     used: Arc<Mutex<BTreeSet<String>>>,
+    int8: bool,
 }
 
 impl SimpleBackend for Tracked {
@@ -265,7 +266,7 @@ impl SimpleBackend for Tracked {
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        if !self.contains_tensor(name) {
+        if !self.tensors.contains(name) {
             candle_core::bail!("tensor `{name}` is missing");
         }
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
@@ -273,6 +274,6 @@ impl SimpleBackend for Tracked {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.tensors.contains(name)
+        (self.int8 && name.rsplit('.').next() == Some(INT8_MARK)) || self.tensors.contains(name)
     }
 }

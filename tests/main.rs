@@ -11,6 +11,7 @@ mod frontend;
 mod golden;
 mod hotwords;
 mod hub;
+mod int8;
 mod layering;
 mod online;
 mod padding;

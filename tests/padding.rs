@@ -71,7 +71,7 @@ proptest! {
 
 #[test]
 fn pad_makes_the_wanted_type() {
-    let compute = Compute { device: Device::Cpu, dtype: DType::F16 };
+    let compute = Compute { dtype: DType::F16, ..Compute::cpu() };
     let item = Features { values: vec![1.0, 2.0], width: 2 };
     let (padded, lengths) = pad(&[item], &compute).unwrap();
     assert_eq!((padded.dtype(), lengths.items()), (DType::F16, &[1][..]));

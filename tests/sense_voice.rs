@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use funasr_candle::audio::read_all;
 use funasr_candle::decode::ctc;
 use funasr_candle::decode::greedy::Emission;
 use funasr_candle::decode::tokens::TokenList;
+use funasr_candle::device::Compute;
 use funasr_candle::frontend::{Cmvn, Frontend, FrontendConfig};
 use funasr_candle::models::sense_voice::{Config, QUERY_FRAMES, Query, SenseVoice};
 use funasr_candle::nn::Lengths;
@@ -62,7 +63,7 @@ static DEMO: LazyLock<Demo> = LazyLock::new(|| {
         .map(|name| files.vector(name, width).unwrap().unwrap());
     let frontend = Frontend::new(&config, Some(Cmvn::new(shift, scale).unwrap())).unwrap();
     let config: Config = files.config(&["frontend", "frontend_conf", "tokenizer", "tokenizer_conf"]).unwrap();
-    let model = files.build(DType::F32, &Device::Cpu, |vb| SenseVoice::load(width, &config, vb)).unwrap();
+    let model = files.build(&Compute::cpu(), |vb| SenseVoice::load(width, &config, vb)).unwrap();
     let (name, json) = files.tokens().unwrap();
     let tokens = TokenList::from_json(name, &json).unwrap();
     assert_eq!(tokens.len(), config.vocab_size);

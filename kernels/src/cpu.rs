@@ -1,6 +1,6 @@
 //! Access to the CPU storage of op arguments.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// True where the fast CPU versions apply.
 pub(crate) fn is_f32_on_cpu(x: &Tensor) -> bool {
@@ -14,6 +14,20 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
         Some((start, end)) => Ok(&values[start..end]),
         None => bail!("{op}: an argument of shape {:?} is not contiguous", layout.shape()),
     }
+}
+
+/// The values of a contiguous f32 tensor that is to be added to a result of `shape`.
+pub(crate) fn addend<'a>(
+    op: &str,
+    storage: &'a Storage,
+    layout: &Layout,
+    shape: &Shape,
+) -> Result<&'a [f32]> {
+    if layout.shape() != shape {
+        bail!("{op}: an addend of shape {:?} does not fit the result {shape:?}", layout.shape());
+    }
+    let Storage::Cpu(storage) = storage else { bail!("{op}: an addend is on another device") };
+    contiguous(op, storage, layout)
 }
 
 /// A `[B, T, D]` argument whose rows are contiguous, wherever they lie: a slice of a wider tensor is read in place.

@@ -1,6 +1,6 @@
 //! `y = activation(x W + b + addends)`.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 
 use crate::cpu;
@@ -63,12 +63,8 @@ impl Linear<'_> {
             y.extend_from_slice(bias);
         }
         for addend in self.addends {
-            if addend.shape() != shape {
-                bail!("linear: an addend of shape {:?} does not fit the result {shape:?}", addend.shape());
-            }
             let (storage, layout) = addend.storage_and_layout();
-            let Storage::Cpu(storage) = &*storage else { bail!("linear: an addend is on another device") };
-            for (y, x) in y.iter_mut().zip(cpu::contiguous("linear", storage, layout)?) {
+            for (y, x) in y.iter_mut().zip(cpu::addend("linear", &storage, layout, shape)?) {
                 *y += x;
             }
         }

@@ -7,6 +7,7 @@ mod fsmn_memory;
 mod layer_norm;
 mod lengths;
 mod linear;
+mod linear_int8;
 mod lstm;
 
 use candle_core::{Device, Result, Tensor};

@@ -34,7 +34,7 @@ impl BiasEncoder {
     pub fn load(embed: Tensor, layers: usize, bidirectional: bool, vb: VarBuilder) -> Result<Self> {
         let width = embed.dim(1)?;
         let config = LstmConfig { inputs: width, hidden: width, layers, bidirectional };
-        let project = || Linear::load(2 * width, width, vb.pp("lstm_proj"));
+        let project = || Linear::load_f32(2 * width, width, vb.pp("lstm_proj"));
         Ok(Self {
             lstm: Lstm::load(&config, vb.pp("bias_encoder"))?,
             lstm_proj: bidirectional.then(project).transpose()?,

@@ -92,7 +92,7 @@ impl CifPredictor {
                 &weight.transpose(1, 2)?.reshape((width, taps * width))?,
                 vb.get(width, "cif_conv1d.bias")?,
             )?,
-            cif_output: Linear::load(width, 1, vb.pp("cif_output"))?,
+            cif_output: Linear::load_f32(width, 1, vb.pp("cif_output"))?,
             config: config.clone(),
             integrate,
         })

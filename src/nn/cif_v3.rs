@@ -81,7 +81,7 @@ impl CifPredictorV3 {
                 bias.repeat(times)?,
             )?,
             blstm,
-            cif_output2: Linear::load(inputs, 1, vb.pp("cif_output2"))?,
+            cif_output2: Linear::load_f32(inputs, 1, vb.pp("cif_output2"))?,
             config: config.clone(),
         })
     }

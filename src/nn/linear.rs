@@ -2,32 +2,47 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use funasr_kernels::{Activation, Linear as LinearOp};
+use funasr_kernels::{Activation, Int8Weight, Linear as LinearOp, LinearInt8 as LinearInt8Op};
+
+use crate::device::INT8_MARK;
 
 /// `x W^T + b`, with tensors `weight [out, in]` and `bias [out]`.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// `[in, out]`, turned round once: see [`LinearOp`].
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
 }
 
+#[derive(Debug, Clone)]
+enum Weight {
+    /// `[in, out]`, turned round once: see [`LinearOp`].
+    Float(Tensor),
+    /// Rounded at load; the floats are gone.
+    Int8(Int8Weight),
+}
+
 impl Linear {
-    /// Loads `weight` and `bias`.
+    /// Loads `weight` and `bias`, and rounds the weight to 8 bits if `vb` has an [`INT8_MARK`].
     pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = Weight::load(inputs, outputs, &vb)?;
+        Ok(Self { weight, bias: vb.get(outputs, "bias")? })
+    }
+
+    /// [`Linear::load`] for a layer that 8 bits would cost too much accuracy, or that is too small to gain: it
+    /// computes in floats always.
+    pub fn load_f32(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         Self::new(&vb.get((outputs, inputs), "weight")?, vb.get(outputs, "bias")?)
     }
 
-    /// Loads `weight` alone.
+    /// [`Linear::load`] of `weight` alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs), "weight")?;
-        let bias = Tensor::zeros(outputs, weight.dtype(), weight.device())?;
-        Self::new(&weight, bias)
+        let weight = Weight::load(inputs, outputs, &vb)?;
+        Ok(Self { weight, bias: Tensor::zeros(outputs, vb.dtype(), vb.device())? })
     }
 
-    /// From `weight [out, in]` and `bias [out]`.
+    /// From `weight [out, in]` and `bias [out]`, in floats.
     pub fn new(weight: &Tensor, bias: Tensor) -> Result<Self> {
-        Ok(Self { weight: weight.t()?.contiguous()?, bias })
+        Ok(Self { weight: Weight::Float(weight.t()?.contiguous()?), bias })
     }
 
     /// `[.., in]` -> `[.., out]`.
@@ -37,11 +52,28 @@ impl Linear {
 
     /// [`Linear::forward`] plus `addends`, which have the shape of the result.
     pub fn forward_add(&self, x: &Tensor, addends: &[&Tensor]) -> Result<Tensor> {
-        LinearOp { activation: Activation::Identity, addends }.forward(x, &self.weight, &self.bias)
+        self.run(x, Activation::Identity, addends)
     }
 
     /// [`Linear::forward`], then `max(., 0)`.
     pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
-        LinearOp { activation: Activation::Relu, addends: &[] }.forward(x, &self.weight, &self.bias)
+        self.run(x, Activation::Relu, &[])
+    }
+
+    fn run(&self, x: &Tensor, activation: Activation, addends: &[&Tensor]) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Float(weight) => LinearOp { activation, addends }.forward(x, weight, &self.bias),
+            Weight::Int8(weight) => LinearInt8Op { activation, addends }.forward(x, weight, &self.bias),
+        }
+    }
+}
+
+impl Weight {
+    fn load(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        let weight = vb.get((outputs, inputs), "weight")?;
+        Ok(match vb.contains_tensor(INT8_MARK) {
+            true => Self::Int8(Int8Weight::quantize(&weight)?),
+            false => Self::Float(weight.t()?.contiguous()?),
+        })
     }
 }

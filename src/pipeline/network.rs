@@ -110,32 +110,30 @@ impl Network {
     /// # Errors
     /// A class that is no offline recogniser, files that are incomplete or do not fit each other.
     pub fn load(files: &ModelFiles, width: usize, compute: &Compute) -> Result<(Self, usize)> {
-        let (dtype, device) = (compute.dtype, &compute.device);
         Ok(match files.class()? {
             "Paraformer" => {
                 let config: paraformer::Config = files.config(&OTHERS)?;
-                let network = files.build(dtype, device, |vb| Paraformer::load(width, &config, vb))?;
+                let network = files.build(compute, |vb| Paraformer::load(width, &config, vb))?;
                 (Self::Paraformer(network.into()), config.vocab_size)
             }
             "BiCifParaformer" => {
                 let config: bicif::Config = files.config(&OTHERS)?;
-                let network = files.build(dtype, device, |vb| BiCifParaformer::load(width, &config, vb))?;
+                let network = files.build(compute, |vb| BiCifParaformer::load(width, &config, vb))?;
                 (Self::BiCif(network.into()), config.vocab_size)
             }
             "SeacoParaformer" => {
                 let config: seaco::Config = files.config(&OTHERS)?;
-                let network = files.build(dtype, device, |vb| SeacoParaformer::load(width, &config, vb))?;
+                let network = files.build(compute, |vb| SeacoParaformer::load(width, &config, vb))?;
                 (Self::Seaco(network.into()), config.paraformer.vocab_size)
             }
             "ContextualParaformer" => {
                 let config: contextual::Config = files.config(&OTHERS)?;
-                let network =
-                    files.build(dtype, device, |vb| ContextualParaformer::load(width, &config, vb))?;
+                let network = files.build(compute, |vb| ContextualParaformer::load(width, &config, vb))?;
                 (Self::Contextual(network.into()), config.vocab_size)
             }
             "SenseVoiceSmall" => {
                 let config: sense_voice::Config = files.config(&OTHERS)?;
-                let network = files.build(dtype, device, |vb| SenseVoice::load(width, &config, vb))?;
+                let network = files.build(compute, |vb| SenseVoice::load(width, &config, vb))?;
                 (Self::SenseVoice(network.into()), config.vocab_size)
             }
             class => {

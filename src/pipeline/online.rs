@@ -51,7 +51,7 @@ impl OnlineRecognizer {
         let (_, tokens) = open_tokens(files, config.vocab_size)?;
         let width = frontend.config().feature_width();
         let load = |vb: candle_nn::VarBuilder| ParaformerStreaming::load(width, &config, vb);
-        let model = files.build(compute.dtype, &compute.device, load)?;
+        let model = files.build(compute, load)?;
         Ok(Self { frontend, model, notation: Notation::of(tokens.iter()), tokens, compute: compute.clone() })
     }
 

@@ -52,7 +52,7 @@ impl PunctuationModel {
             punctuator = punctuator.with_segmenter(segmenter);
         }
         Ok(Self {
-            model: files.build(compute.dtype, &compute.device, |vb| CtTransformer::load(&config, vb))?,
+            model: files.build(&compute.in_floats(), |vb| CtTransformer::load(&config, vb))?,
             punctuator,
             compute: compute.clone(),
             origin: files.origin.clone(),

@@ -41,7 +41,7 @@ impl VoiceDetector {
             "tokenizer",
             "tokenizer_conf",
         ])?;
-        let model = files.build(compute.dtype, &compute.device, |vb| FsmnVad::load(&network, vb))?;
+        let model = files.build(&compute.in_floats(), |vb| FsmnVad::load(&network, vb))?;
         let classes = network.encoder_conf.output_dim;
         if let Some(id) = config.sil_pdf_ids.iter().find(|&&id| id >= classes) {
             let message = format!("model_conf.sil_pdf_ids: {id}, but the network has {classes} classes");

@@ -1,0 +1,96 @@
+//! Recognition in 8 bits beside f32: the texts that hold, and what the devices accept.
+
+use std::path::Path;
+
+use funasr_candle::audio::read_all;
+use funasr_candle::device::{Compute, DeviceName, Precision};
+use funasr_candle::pipeline::{Recognition, Recognizer, Request, Utterance};
+use funasr_candle::weights::ModelFiles;
+
+use crate::regression::{REFERENCES, clip};
+
+/// Clips of the 21 whose text must be that of f32; with VNNI 20 (`demo`) and 21 (`demo-sensevoice`) are.
+const SAME_TEXTS: usize = 19;
+/// Largest share of characters that may differ over all clips.
+const ERROR_RATE: f64 = 0.02;
+
+fn load(model: &str, precision: Precision) -> Recognizer {
+    let files = ModelFiles::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model)).unwrap();
+    Recognizer::load(&files, &Compute::open(DeviceName::Cpu, precision).unwrap()).unwrap()
+}
+
+fn recognize(recognizer: &Recognizer, batch: &[Vec<f32>]) -> Vec<Recognition> {
+    let request = Request::default();
+    let batch: Vec<Utterance> =
+        batch.iter().map(|samples| Utterance { samples, request: &request }).collect();
+    recognizer.recognize(&batch).unwrap()
+}
+
+fn clips() -> Vec<(&'static str, Vec<f32>)> {
+    let read = |name: &'static String| (name.as_str(), read_all(&clip(name), 16_000, None).unwrap());
+    REFERENCES.keys().map(read).collect()
+}
+
+/// Insertions, deletions and replacements that turn one text into the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for x in a.chars() {
+        let mut diagonal = row[0];
+        row[0] += 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[test]
+fn texts_are_those_of_f32() {
+    for model in ["demo", "demo-sensevoice"] {
+        let [float, int8] = [Precision::F32, Precision::Int8].map(|precision| load(model, precision));
+        let (mut same, mut errors, mut characters) = (0, 0, 0);
+        for (name, samples) in clips() {
+            let [expected, got] =
+                [&float, &int8].map(|model| recognize(model, std::slice::from_ref(&samples)).remove(0));
+            let (expected, got) = (expected.joined.text, got.joined.text);
+            same += usize::from(expected == got);
+            errors += distance(&expected, &got);
+            characters += expected.chars().count();
+            if expected != got {
+                eprintln!("{model}, {name}: {got:?}, not {expected:?}");
+            }
+        }
+        assert!(same >= SAME_TEXTS, "{model}: only {same} texts of 21 are those of f32");
+        assert!(errors as f64 <= ERROR_RATE * characters as f64, "{model}: {errors} errors in {characters}");
+    }
+}
+
+#[test]
+fn an_utterance_is_the_same_in_any_batch() {
+    let recognizer = load("demo", Precision::Int8);
+    let samples: Vec<Vec<f32>> = clips().into_iter().skip(1).map(|(_, samples)| samples).take(6).collect();
+    let together = recognize(&recognizer, &samples);
+    for (i, samples) in samples.iter().enumerate() {
+        let alone = recognize(&recognizer, std::slice::from_ref(samples)).remove(0);
+        assert_eq!(alone.joined.text, together[i].joined.text, "utterance {i}");
+        assert_eq!(alone.tokens.len(), together[i].tokens.len(), "utterance {i}");
+    }
+}
+
+#[test]
+fn formats_that_a_device_lacks_are_refused_before_it_is_opened() {
+    let cases = [
+        (DeviceName::Cuda(0), Precision::Int8, ["int8 is for the CPU", "cuda:0"]),
+        (DeviceName::Metal, Precision::Int8, ["int8 is for the CPU", "metal"]),
+        (DeviceName::Cpu, Precision::F16, ["f32 or int8", "f16 needs a GPU"]),
+        (DeviceName::Cpu, Precision::Bf16, ["f32 or int8", "bf16 needs a GPU"]),
+    ];
+    for (device, precision, parts) in cases {
+        let message = Compute::open(device, precision).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    assert_eq!("int8".parse::<Precision>().unwrap().to_string(), "int8");
+}
