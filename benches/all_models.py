@@ -19,6 +19,7 @@ MODELS = {
     "sensevoice": (20, [1]),
     "paraformer-online": (20, [1, 8]),
     "ct-punc-c": (20, [1]),
+    "ct-punc": (20, [1]),
     "ct-punc-realtime": (20, [1]),
     "fsmn-vad": (60, [1]),
 }
