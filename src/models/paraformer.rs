@@ -13,17 +13,17 @@ use crate::nn::{
     SanmEncoderConfig,
 };
 
-/// Configuration, with FunASR's section names, of a class `C` with a predictor `P` of shape `S`.
+/// Configuration, with FunASR's section names, of a class `C` with a predictor `P` of shape `S` and an encoder `E`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config<C = Class, P = PredictorClass, S = CifConfig> {
+pub struct Config<C = Class, P = PredictorClass, S = CifConfig, E = EncoderClass> {
     /// Model class.
     pub model: C,
     /// Options of the class; all of them concern training.
     #[serde(default)]
     pub model_conf: ModelConf,
     /// Encoder class.
-    pub encoder: EncoderClass,
+    pub encoder: E,
     /// Encoder shape.
     pub encoder_conf: SanmEncoderConfig,
     /// Decoder class.

@@ -9,37 +9,15 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 
-use super::paraformer::{DecoderClass, ModelConf, PredictorClass};
+use super::paraformer::{self, PredictorClass};
 use crate::nn::{
     Chunk, ChunkSize, CifConfig, CifPredictor, CifState, CifStep, Decided, DecoderState, EncoderState,
-    Lengths, SanmDecoder, SanmDecoderConfig, SanmEncoder, SanmEncoderConfig,
+    Lengths, SanmDecoder, SanmEncoder,
 };
 
-/// Configuration, with FunASR's section names. The chunks it was trained with are not part of it: a request
-/// says how its stream is cut.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Model class.
-    pub model: Class,
-    /// Options of the class; all of them concern training.
-    #[serde(default)]
-    pub model_conf: ModelConf,
-    /// Encoder class.
-    pub encoder: EncoderClass,
-    /// Encoder shape.
-    pub encoder_conf: SanmEncoderConfig,
-    /// Decoder class.
-    pub decoder: DecoderClass,
-    /// Decoder shape.
-    pub decoder_conf: SanmDecoderConfig,
-    /// Predictor class.
-    pub predictor: PredictorClass,
-    /// Predictor shape.
-    pub predictor_conf: CifConfig,
-    /// Tokens V.
-    pub vocab_size: usize,
-}
+/// Configuration: that of the plain Paraformer but for class and encoder. The chunks it was trained with are not
+/// part of it: a request says how its stream is cut.
+pub type Config = paraformer::Config<Class, PredictorClass, CifConfig, EncoderClass>;
 
 /// The class this file implements.
 #[derive(Debug, Clone, Copy, Deserialize)]

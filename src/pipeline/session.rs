@@ -343,7 +343,7 @@ impl Session {
             }
         }
         self.read_open_segment();
-        self.forget(models);
+        self.forget();
         Ok(true)
     }
 
@@ -381,14 +381,12 @@ impl Session {
         }
     }
 
-    /// Drops audio that nothing needs any more.
-    fn forget(&mut self, models: &RealTime) {
+    /// Drops audio that nothing needs any more: neither the first pass nor a segment that is still to begin or end.
+    fn forget(&mut self) {
         let unread = self.speech.map_or(self.held.end(), |speech| speech.unread);
-        let needed = match (&self.detector, &models.corrector) {
-            (Some(detector), Some(_)) => self.held.count(detector.needed_from_ms()).min(unread),
-            (Some(detector), None) if self.speech.is_none() => self.held.count(detector.needed_from_ms()),
-            _ => unread,
-        };
+        let detector = self.detector.as_ref();
+        let needed =
+            detector.map_or(unread, |detector| self.held.count(detector.needed_from_ms()).min(unread));
         self.held.drop_before(needed);
     }
 
