@@ -14,6 +14,8 @@ mod lengths;
 mod linear;
 mod linear_int8;
 mod lstm;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod simd;
 mod threads;
 
@@ -22,6 +24,6 @@ pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
 pub use linear::{Activation, Linear};
-pub use linear_int8::{Int8Weight, LinearInt8};
+pub use linear_int8::{Int8Weight, LinearInt8, Rounded};
 pub use lstm::Lstm;
 pub use threads::set_threads;

@@ -8,6 +8,8 @@ use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmUninitOptions, PackedBMatrix};
 use rten_tensor::NdTensorView;
 
+#[cfg(target_arch = "x86_64")]
+use crate::panels::Panels;
 use crate::{Activation, cpu, simd};
 
 /// Rows that one task quantises, multiplies and scales back while they are in its caches.
@@ -16,16 +18,16 @@ const BLOCK: usize = 64;
 const MAX_INPUTS: usize = 1 << 15;
 /// Largest step of an activation.
 const TOP: f32 = 255.0;
-
-/// The product for this processor. Cheap to make, and not to be sent between threads.
-type Product = GemmExecutor<u8, i8, i32>;
+/// Largest step of a weight.
+const LIMIT: f32 = 127.0;
+/// Largest sum of two neighbouring weights: 255 times that fits 16 bits, where x86 adds their products.
+const PAIR_LIMIT: i32 = 128;
 
 /// [`crate::Linear`] where weights and activations are rounded to 8 bits and multiplied as integers.
 ///
-/// Output `j` has one scale, `max |W[j]| / 127`, and its weights are `round(W[j] / scale)`. Each row of `x` has a
-/// scale and a zero point of its own, by which the 256 steps reach from its least to its largest value and meet
-/// zero: what other rows hold makes no difference to it. The sums are exact. A row with a value that is not finite
-/// comes out as NaN.
+/// Each row of `x` has a scale and a zero point of its own, by which the 256 steps reach from its least to its largest
+/// value and meet zero: what other rows hold makes no difference to it. The sums are exact. A row with a value that is
+/// not finite comes out as NaN.
 #[derive(Debug, Clone, Copy)]
 pub struct LinearInt8<'a> {
     /// Applied to the sum.
@@ -34,16 +36,120 @@ pub struct LinearInt8<'a> {
     pub addends: &'a [&'a Tensor],
 }
 
+/// A weight `[out, in]` rounded to 8 bits: `steps[j] * scales[j]` for output `j`.
+///
+/// Steps reach from -127 to 127, and inputs `2 i` and `2 i + 1` of an output have steps whose sum lies within 128: with
+/// these weights processors that add neighbouring products in 16 bits, and those that do not, give the same sums.
+#[derive(Debug, Clone)]
+pub struct Rounded {
+    /// `[out, in]`.
+    steps: Vec<i8>,
+    /// `[out]`.
+    scales: Vec<f32>,
+    inputs: usize,
+}
+
+impl Rounded {
+    /// Rounds `weight [out, in]`, which is f32 on the CPU, with the smallest scales that the steps allow.
+    ///
+    /// # Errors
+    /// A weight that is not finite, or more inputs than 32 bits can sum.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        if !cpu::is_f32_on_cpu(weight) || inputs == 0 || outputs == 0 {
+            bail!("linear_int8: no 8 bits for a weight {:?} of {:?}", weight.shape(), weight.dtype());
+        }
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("linear_int8: a weight on another device") };
+        let values = cpu::contiguous("linear_int8", storage, layout)?;
+        let mut steps = vec![0i8; values.len()];
+        let rows = values.par_chunks_exact(inputs).zip(steps.par_chunks_exact_mut(inputs));
+        let scales = rows.map(|(row, steps)| simd::dispatch(|| round_weights(row, steps))).collect();
+        Self::from_steps(steps, scales)
+    }
+
+    /// Takes what was rounded before: `steps [out, in]` and `scales [out]`.
+    ///
+    /// # Errors
+    /// As [`Rounded::new`]; sizes that do not fit each other, or steps that are none.
+    pub fn from_steps(steps: Vec<i8>, scales: Vec<f32>) -> Result<Self> {
+        let (outputs, inputs) = (scales.len(), steps.len() / scales.len().max(1));
+        if inputs == 0 || steps.len() != outputs * inputs || inputs > MAX_INPUTS {
+            bail!("linear_int8: no 8 bits for a weight [{outputs}, {inputs}] of {} steps", steps.len());
+        }
+        if scales.iter().any(|scale| !scale.is_finite()) {
+            bail!("linear_int8: a weight [{outputs}, {inputs}] holds values that are not finite");
+        }
+        let rounded =
+            |row: &[i8]| simd::dispatch(|| largest_pair(row)) <= PAIR_LIMIT && !row.contains(&i8::MIN);
+        if !steps.par_chunks_exact(inputs).all(rounded) {
+            bail!("linear_int8: a weight [{outputs}, {inputs}] has steps that overflow");
+        }
+        Ok(Self { steps, scales, inputs })
+    }
+
+    /// The steps, `[out, in]`.
+    pub fn steps(&self) -> &[i8] {
+        &self.steps
+    }
+
+    /// The scales, `[out]`.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+}
+
+/// Steps of the weights of one output; their scale, which is not finite if one of them is not.
+#[inline(always)]
+fn round_weights(row: &[f32], steps: &mut [i8]) -> f32 {
+    let largest = row.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+    let mut scale = largest * (1.0 / LIMIT) + simd::sum(row, |v| v * 0.0);
+    while scale.is_finite() {
+        let inverse = inverse(scale);
+        for (step, v) in steps.iter_mut().zip(row) {
+            // Rounds down what is not negative, which is faster than to round.
+            *step = ((v * inverse + 128.5) as i32 - 128) as i8;
+        }
+        match largest_pair(steps) {
+            sum if sum <= PAIR_LIMIT => break,
+            sum => scale *= sum as f32 / PAIR_LIMIT as f32,
+        }
+    }
+    scale
+}
+
+/// What two neighbours come to at most, taken positive.
+#[inline(always)]
+fn largest_pair(steps: &[i8]) -> i32 {
+    let (pairs, _) = steps.as_chunks::<2>();
+    pairs.iter().map(|[a, b]| (i32::from(*a) + i32::from(*b)).abs()).max().unwrap_or(0)
+}
+
+/// 1 / `scale`, or 0 where that is no number: values so small are zero.
+#[inline(always)]
+fn inverse(scale: f32) -> f32 {
+    if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale }
+}
+
 /// The weight of a linear layer in 8 bits, laid out for the product on this processor. Clones share it.
 #[derive(Clone)]
 pub struct Int8Weight(Arc<Packed>);
 
 struct Packed {
-    steps: PackedBMatrix<i8>,
+    product: Product,
     /// `[out]`.
     scales: Vec<f32>,
     /// Of the steps of each output, `[out]`.
     sums: Vec<i32>,
+    inputs: usize,
+}
+
+/// The integer weights, and with it the way in which they are multiplied.
+enum Product {
+    #[cfg(target_arch = "x86_64")]
+    Panels(Panels),
+    Prepacked(Prepacked),
 }
 
 impl std::fmt::Debug for Int8Weight {
@@ -57,60 +163,33 @@ impl std::fmt::Debug for Int8Weight {
 }
 
 impl Int8Weight {
-    /// Rounds `weight [out, in]`, which is f32 on the CPU.
+    /// Lays out a rounded weight.
+    pub fn pack(rounded: &Rounded) -> Self {
+        let (steps, inputs) = (&rounded.steps, rounded.inputs);
+        let sum = |row: &[i8]| simd::dispatch(|| row.iter().map(|&step| i32::from(step)).sum());
+        let sums = steps.chunks_exact(inputs).map(sum).collect();
+        let scales = rounded.scales.clone();
+        Self(Arc::new(Packed { product: Product::pack(steps, inputs), scales, sums, inputs }))
+    }
+
+    /// Rounds and lays out `weight [out, in]`.
     ///
     /// # Errors
-    /// A weight that is not finite, or more inputs than 32 bits can sum.
+    /// Those of [`Rounded::new`].
     pub fn quantize(weight: &Tensor) -> Result<Self> {
-        let (outputs, inputs) = weight.dims2()?;
-        if !cpu::is_f32_on_cpu(weight) || inputs == 0 || outputs == 0 || inputs > MAX_INPUTS {
-            bail!("linear_int8: no 8 bits for a weight {:?} of {:?}", weight.shape(), weight.dtype());
-        }
-        let weight = weight.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("linear_int8: a weight on another device") };
-        let values = cpu::contiguous("linear_int8", storage, layout)?;
-        let product = Product::new();
-        let limit = limit(&product);
-        let mut steps = vec![0i8; values.len()];
-        let rows = values.par_chunks_exact(inputs).zip(steps.par_chunks_exact_mut(inputs));
-        let (scales, sums): (Vec<f32>, Vec<i32>) =
-            rows.map(|(row, steps)| simd::dispatch(|| round_weights(row, steps, limit))).unzip();
-        if scales.iter().any(|scale| !scale.is_finite()) {
-            bail!("linear_int8: a weight {:?} holds values that are not finite", weight.shape());
-        }
-        let steps = product.prepack_b(NdTensorView::from_data([outputs, inputs], &steps[..]).transposed());
-        Ok(Self(Arc::new(Packed { steps, scales, sums })))
+        Ok(Self::pack(&Rounded::new(weight)?))
     }
 
     /// Widths of input and output.
     pub fn dims(&self) -> (usize, usize) {
-        (self.0.steps.rows(), self.0.steps.cols())
+        (self.0.inputs, self.0.scales.len())
     }
 }
 
-/// Largest step of a weight. Without VNNI, x86 adds two products in 16 bits, which 7 bits do not overflow.
-fn limit(product: &Product) -> f32 {
-    if product.may_saturate() { 64.0 } else { 127.0 }
-}
-
-/// Steps of the weights of one output; their scale, which is not finite if one of them is not, and the steps' sum.
-#[inline(always)]
-fn round_weights(row: &[f32], steps: &mut [i8], limit: f32) -> (f32, i32) {
-    let largest = row.iter().fold(0f32, |largest, v| largest.max(v.abs()));
-    let scale = largest * (1.0 / limit) + simd::sum(row, |v| v * 0.0);
-    let inverse = inverse(scale);
-    for (step, v) in steps.iter_mut().zip(row) {
-        // Rounds down what is not negative, which is faster than to round.
-        *step = ((v * inverse + 128.5) as i32 - 128) as i8;
-    }
-    (scale, steps.iter().map(|&step| i32::from(step)).sum())
-}
-
-/// 1 / `scale`, or 0 where that is no number: values so small are zero.
-#[inline(always)]
-fn inverse(scale: f32) -> f32 {
-    if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale }
+/// `rten-gemm` multiplies with VNNI and NEON; where x86 has AVX2 alone, our product takes half of the time.
+#[cfg(target_arch = "x86_64")]
+fn takes_panels(executor: &GemmExecutor<u8, i8, i32>) -> bool {
+    executor.may_saturate() && Panels::supported()
 }
 
 impl LinearInt8<'_> {
@@ -127,13 +206,13 @@ impl LinearInt8<'_> {
         x.contiguous()?.apply_op2_no_bwd(bias, &Call { op: self, weight })
     }
 
-    /// The definition, in plain candle operations, for `weight [out, in]` as it was before rounding.
-    pub fn reference(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let limit = limit(&Product::new());
-        let (outputs, inputs) = weight.dims2()?;
-        let weight_scale = (weight.abs()?.max_keepdim(1)? * (1.0 / f64::from(limit)))?;
+    /// The definition, in plain candle operations.
+    pub fn reference(&self, x: &Tensor, weight: &Rounded, bias: &Tensor) -> Result<Tensor> {
+        let (outputs, inputs) = (weight.scales.len(), weight.inputs);
+        let steps: Vec<f64> = weight.steps.iter().map(|&step| f64::from(step)).collect();
+        let steps = Tensor::from_vec(steps, (outputs, inputs), x.device())?;
+        let weight_scale = Tensor::from_slice(&weight.scales, (1, outputs), x.device())?;
         let inverse = |scale: &Tensor| scale.maximum(f64::from(f32::MIN_POSITIVE))?.recip();
-        let weight = ((weight.broadcast_mul(&inverse(&weight_scale)?)? + 128.5)?.floor()? - 128.0)?;
         let mut shape = x.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -147,9 +226,8 @@ impl LinearInt8<'_> {
         let x = x.broadcast_mul(&inverse)?.broadcast_add(&(&zero + 0.5)?)?.floor()?;
         let x = x.clamp(0f32, TOP)?.broadcast_sub(&zero)?;
         // Products of integers, which f64 sums exactly.
-        let sums =
-            x.to_dtype(DType::F64)?.matmul(&weight.to_dtype(DType::F64)?.t()?)?.to_dtype(DType::F32)?;
-        let mut y = (sums * scale.broadcast_mul(&weight_scale.t()?)?)?;
+        let sums = x.to_dtype(DType::F64)?.matmul(&steps.t()?)?.to_dtype(DType::F32)?;
+        let mut y = (sums * scale.broadcast_mul(&weight_scale)?)?;
         y = y.reshape(shape)?.broadcast_add(bias)?;
         for addend in self.addends {
             y = (y + *addend)?;
@@ -208,42 +286,97 @@ impl Packed {
     /// `x [rows, in]` -> `[rows, out]`.
     #[allow(unsafe_code)]
     fn run(&self, x: &[f32], finish: &Finish) -> Result<Vec<f32>> {
-        let (inputs, outputs) = (self.steps.rows(), self.steps.cols());
+        let (inputs, outputs) = (self.inputs, self.scales.len());
         let len = x.len() / inputs * outputs;
         let mut y: Vec<f32> = Vec::with_capacity(len);
-        let spare = y.spare_capacity_mut()[..len].par_chunks_mut(BLOCK * outputs);
-        let blocks = spare.zip(x.par_chunks(BLOCK * inputs)).enumerate();
-        let product = Product::new();
-        blocks.try_for_each(|(i, (y, x))| self.block(&product, x, y, i * BLOCK * outputs, finish))?;
+        let share = (x.len() / inputs).div_ceil(rayon::current_num_threads().max(1));
+        let block = share.next_multiple_of(2).clamp(2, BLOCK);
+        let spare = y.spare_capacity_mut()[..len].par_chunks_mut(block * outputs);
+        let blocks = spare.zip(x.par_chunks(block * inputs)).enumerate();
+        blocks.try_for_each(|(i, (y, x))| self.block(x, y, i * block * outputs, finish))?;
         // SAFETY: the blocks cover all `len` values, and `block` has written each of theirs.
         unsafe { y.set_len(len) };
         Ok(y)
     }
 
     /// Some rows; `start` is where in the result their `y` lies. On success all of `y` is written.
-    fn block(
-        &self,
-        product: &Product,
-        x: &[f32],
-        y: &mut [MaybeUninit<f32>],
-        start: usize,
-        finish: &Finish,
-    ) -> Result<()> {
-        let (inputs, outputs) = (self.steps.rows(), self.steps.cols());
-        let rows = x.len() / inputs;
-        let mut steps = vec![0u8; x.len()];
-        let rows_and_steps = x.chunks_exact(inputs).zip(steps.chunks_exact_mut(inputs));
-        let places: Vec<(f32, i32)> =
-            rows_and_steps.map(|(x, steps)| simd::dispatch(|| round_row(x, steps))).collect();
-        let a = GemmInputA::Unpacked(NdTensorView::from_data([rows, inputs], &steps[..]));
-        // Zero points are left to `finish`: the crate takes those of the first rows for all.
-        let (b, options) = (GemmInputB::Packed(&self.steps), GemmUninitOptions::default());
-        let sums = product.gemm_uninit(as_integers(y), a, b, options);
-        let sums = sums.map_err(|e| candle_core::Error::Msg(format!("linear_int8: {e}")))?;
-        for (i, (row, place)) in sums.chunks_exact_mut(outputs).zip(places).enumerate() {
-            simd::dispatch(|| finish.row(row, self, place, start + i * outputs));
+    fn block(&self, x: &[f32], y: &mut [MaybeUninit<f32>], start: usize, finish: &Finish) -> Result<()> {
+        let outputs = self.scales.len();
+        let stride = self.product.stride(self.inputs);
+        let mut steps = vec![0u8; x.len() / self.inputs * stride];
+        let rows = x.chunks_exact(self.inputs).zip(steps.chunks_exact_mut(stride));
+        let round = |(x, steps): (&[f32], &mut [u8])| simd::dispatch(|| round_row(x, &mut steps[..x.len()]));
+        let places: Vec<(f32, i32)> = rows.map(round).collect();
+        match &self.product {
+            #[cfg(target_arch = "x86_64")]
+            Product::Panels(panels) => panels.multiply(
+                &steps,
+                #[inline(always)]
+                |row, panel, sums| {
+                    let column = panel * sums.len();
+                    let part = Part { weight: self, place: places[row], row: start + row * outputs };
+                    let y = &mut y[row * outputs + column..];
+                    if let Some(y) = y.first_chunk_mut().filter(|_| column + sums.len() <= outputs) {
+                        *y = finish.floats(*sums, &part, column).map(MaybeUninit::new);
+                        return;
+                    }
+                    for (i, (y, sum)) in y[..outputs - column].iter_mut().zip(sums).enumerate() {
+                        let [value] = finish.floats([*sum], &part, column + i);
+                        y.write(value);
+                    }
+                },
+            ),
+            Product::Prepacked(weights) => {
+                let sums = weights.multiply(&steps, as_integers(y))?;
+                for (i, (row, place)) in sums.chunks_exact_mut(outputs).zip(places).enumerate() {
+                    let part = Part { weight: self, place, row: start + i * outputs };
+                    simd::dispatch(|| finish.row(row, &part));
+                }
+            }
         }
         Ok(())
+    }
+}
+
+impl Product {
+    /// Lays out `steps [out, in]`.
+    fn pack(steps: &[i8], inputs: usize) -> Self {
+        let executor = Prepacked::executor();
+        #[cfg(target_arch = "x86_64")]
+        if takes_panels(&executor) {
+            return Self::Panels(Panels::new(steps, inputs));
+        }
+        let view = NdTensorView::from_data([steps.len() / inputs, inputs], steps);
+        Self::Prepacked(Prepacked(executor.prepack_b(view.transposed())))
+    }
+
+    /// Bytes of a row of the other factor, of which `inputs` are used and the others zero.
+    fn stride(&self, inputs: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Panels(panels) => panels.stride(),
+            Self::Prepacked(_) => inputs,
+        }
+    }
+}
+
+/// Weights in the order of `rten-gemm`.
+struct Prepacked(PackedBMatrix<i8>);
+
+impl Prepacked {
+    /// The product for this processor. Cheap to make, and not to be sent between threads.
+    fn executor() -> GemmExecutor<u8, i8, i32> {
+        GemmExecutor::new()
+    }
+
+    /// `steps [rows, in]` times the weights, into the place of the sums.
+    fn multiply<'a>(&self, steps: &[u8], sums: &'a mut [MaybeUninit<i32>]) -> Result<&'a mut [i32]> {
+        let rows = steps.len() / self.0.rows();
+        let a = GemmInputA::Unpacked(NdTensorView::from_data([rows, self.0.rows()], steps));
+        // Zero points are left to `Finish`: the crate takes those of the first rows for all.
+        let (b, options) = (GemmInputB::Packed(&self.0), GemmUninitOptions::default());
+        let sums = Self::executor().gemm_uninit(sums, a, b, options);
+        sums.map_err(|e| candle_core::Error::Msg(format!("linear_int8: {e}")))
     }
 }
 
@@ -286,25 +419,52 @@ fn range(x: &[f32]) -> (f32, f32) {
     (low.into_iter().fold(0.0, f32::min), high.into_iter().fold(0.0, f32::max))
 }
 
+/// Where sums come from.
+struct Part<'a> {
+    weight: &'a Packed,
+    /// Scale and zero point of the row.
+    place: (f32, i32),
+    /// Where the row begins in the result.
+    row: usize,
+}
+
 impl Finish<'_> {
-    /// Turns the integer sums of one row, which begins at `start` of the result, into the bits of its floats.
+    /// The integer sums of a row -> the bits of its floats.
     #[inline(always)]
-    fn row(&self, row: &mut [i32], weight: &Packed, (scale, zero): (f32, i32), start: usize) {
-        let weights = weight.scales.iter().zip(&weight.sums);
-        for ((v, (weight_scale, sum)), bias) in row.iter_mut().zip(weights).zip(self.bias) {
-            *v = ((*v - zero * sum) as f32 * (scale * weight_scale) + bias).to_bits() as i32;
+    fn row(&self, row: &mut [i32], part: &Part) {
+        const LANES: usize = 16;
+        let (vectors, rest) = row.as_chunks_mut::<LANES>();
+        let tail = vectors.len() * LANES;
+        for (i, sums) in vectors.iter_mut().enumerate() {
+            *sums = self.floats(*sums, part, i * LANES).map(|y| y.to_bits() as i32);
+        }
+        for (i, sum) in rest.iter_mut().enumerate() {
+            let [y] = self.floats([*sum], part, tail + i);
+            *sum = y.to_bits() as i32;
+        }
+    }
+
+    /// The sums of the outputs from `column` on -> their floats. A number of them that the compiler knows, and values
+    /// instead of places, make it vectors.
+    #[inline(always)]
+    fn floats<const N: usize>(&self, sums: [i32; N], part: &Part, column: usize) -> [f32; N] {
+        let (scale, zero) = part.place;
+        let (scales, weights) = (&part.weight.scales[column..][..N], &part.weight.sums[column..][..N]);
+        let bias = &self.bias[column..][..N];
+        let mut y = [0f32; N];
+        for i in 0..N {
+            y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]) + bias[i];
         }
         for addend in &self.addends {
-            for (v, x) in row.iter_mut().zip(&addend[start..]) {
-                *v = (f32::from_bits(*v as u32) + x).to_bits() as i32;
+            let addend = &addend[part.row + column..][..N];
+            for i in 0..N {
+                y[i] += addend[i];
             }
         }
         if self.relu {
-            for v in row {
-                // Written so that NaN stays.
-                let x = f32::from_bits(*v as u32);
-                *v = (if x < 0.0 { 0.0 } else { x }).to_bits() as i32;
-            }
+            // Written so that NaN stays.
+            y = y.map(|y| if y < 0.0 { 0.0 } else { y });
         }
+        y
     }
 }

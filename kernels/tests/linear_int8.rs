@@ -1,5 +1,5 @@
 use candle_core::{DType, Tensor};
-use funasr_kernels::{Activation, Int8Weight, Linear, LinearInt8};
+use funasr_kernels::{Activation, Int8Weight, Linear, LinearInt8, Rounded};
 
 use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
 
@@ -8,6 +8,10 @@ const RELU: LinearInt8 = LinearInt8 { activation: Activation::Relu, addends: &[]
 
 fn forward(op: &LinearInt8, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
     op.forward(x, &Int8Weight::quantize(weight).unwrap(), bias).unwrap()
+}
+
+fn reference(op: &LinearInt8, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
+    op.reference(x, &Rounded::new(weight).unwrap(), bias).unwrap()
 }
 
 /// Rows and weights that 8 bits hold exactly: integers from 0 to 255 and multiples of a scale.
@@ -25,8 +29,7 @@ fn by_hand() {
     ];
     for (op, expected) in cases {
         let expected = tensor(&expected, &[1, 2, 3]);
-        // Exact, but where x86 has no VNNI and weights 7 bits.
-        for y in [forward(&op, &x, &weight, &bias), op.reference(&x, &weight, &bias).unwrap()] {
+        for y in [forward(&op, &x, &weight, &bias), reference(&op, &x, &weight, &bias)] {
             assert_eq!(y.dims(), expected.dims());
             for (y, e) in values(&y).iter().zip(values(&expected)) {
                 assert!((y - e).abs() <= 0.01 * e.abs().max(100.0), "{op:?}: {y}, not {e}");
@@ -49,11 +52,7 @@ fn fast_equals_reference() {
         for activation in [Activation::Identity, Activation::Relu] {
             let op = LinearInt8 { activation, addends: &addends };
             let case = format!("round {round}, {activation:?}, {} addends, x {:?}", addends.len(), x.dims());
-            assert_close(
-                &case,
-                &forward(&op, &x, &weight, &bias),
-                &op.reference(&x, &weight, &bias).unwrap(),
-            );
+            assert_close(&case, &forward(&op, &x, &weight, &bias), &reference(&op, &x, &weight, &bias));
         }
     }
 }
@@ -64,8 +63,34 @@ fn wide_inputs_equal_reference() {
     let mut random = Random(1);
     let (x, weight) = (random.tensor(&[1, 9, 2500]), random.tensor(&[33, 2500]));
     let bias = random.tensor(&[33]);
-    let reference = IDENTITY.reference(&x, &weight, &bias).unwrap();
+    let reference = reference(&IDENTITY, &x, &weight, &bias);
     assert_close("2500 inputs", &forward(&IDENTITY, &x, &weight, &bias), &reference);
+}
+
+/// Whatever the weights, neighbours do not overflow, and no step is further off than half of one.
+#[test]
+fn rounded_weights_are_near_and_fit_16_bits() {
+    let mut random = Random(5);
+    let same = tensor(&[0.5; 12], &[2, 6]);
+    for weight in [random.tensor(&[40, 513]), random.tensor(&[1, 1]), same, tensor(&[0.0; 4], &[2, 2])] {
+        let rounded = Rounded::new(&weight).unwrap();
+        let inputs = weight.dims()[1];
+        for (j, row) in rounded.steps().chunks_exact(inputs).enumerate() {
+            assert!(row.chunks(2).all(|pair| pair.iter().map(|&s| i32::from(s)).sum::<i32>().abs() <= 128));
+            let exact: Vec<f32> = weight.get(j).unwrap().to_vec1().unwrap();
+            for (step, exact) in row.iter().zip(exact) {
+                let error = (f32::from(*step) * rounded.scales()[j] - exact).abs();
+                assert!(error <= 0.5001 * rounded.scales()[j], "{error} of output {j}, {:?}", weight.dims());
+            }
+        }
+        let again = Rounded::from_steps(rounded.steps().to_vec(), rounded.scales().to_vec()).unwrap();
+        assert_eq!(again.steps(), rounded.steps());
+    }
+    let refused = [(vec![100, 100], vec![1.0]), (vec![-128, 0], vec![1.0]), (vec![1, 1], vec![f32::NAN])];
+    for (steps, scales) in refused.into_iter().chain([(vec![1, 1, 1], vec![1.0, 1.0]), (vec![], vec![])]) {
+        let error = Rounded::from_steps(steps, scales).unwrap_err().to_string();
+        assert!(error.contains("linear_int8"), "{error}");
+    }
 }
 
 #[test]
@@ -96,7 +121,7 @@ fn rows_at_the_limits() {
     for (row, expected) in rows {
         let x = tensor(&row, &[1, 1, 4]);
         let largest = row.iter().fold(0f32, |largest, v| largest.max(v.abs()));
-        for y in [forward(&IDENTITY, &x, &weight, &bias), IDENTITY.reference(&x, &weight, &bias).unwrap()] {
+        for y in [forward(&IDENTITY, &x, &weight, &bias), reference(&IDENTITY, &x, &weight, &bias)] {
             for (y, e) in values(&y).iter().zip(expected) {
                 assert!((y - e).abs() <= 0.01 * largest + 1e-37, "{row:?}: {y}, not {e}");
             }
@@ -112,7 +137,7 @@ fn a_row_that_is_not_finite_is_nan_and_no_other() {
         let x = tensor(&[1.0, 2.0, bad, 2.0, 1.0, 2.0], &[1, 3, 2]);
         for op in [IDENTITY, RELU] {
             let fast = values(&forward(&op, &x, &weight, &bias));
-            let reference = values(&op.reference(&x, &weight, &bias).unwrap());
+            let reference = values(&reference(&op, &x, &weight, &bias));
             for (name, y) in [("fast", fast), ("reference", reference)] {
                 let nan: Vec<bool> = y.iter().map(|v| v.is_nan()).collect();
                 assert_eq!(nan, [false, false, true, true, false, false], "{name} of {bad}, {op:?}: {y:?}");
