@@ -102,6 +102,9 @@ impl std::fmt::Display for Precision {
 /// to compute in 8 bits. Layers that lose too much by it do not ask.
 pub const INT8_MARK: &str = "int8";
 
+/// Behind the prefix of a layer whose weight a file has in 8 bits: the tensor of its scales, `[out]`.
+pub const STORED_SCALE: &str = "weight_scale";
+
 /// An opened device with the number format used on it.
 #[derive(Debug, Clone)]
 pub struct Compute {
@@ -139,6 +142,16 @@ impl Compute {
     /// f32 on the processor.
     pub fn cpu() -> Self {
         Self { device: Device::Cpu, dtype: DType::F32, int8: false }
+    }
+
+    /// The format that this is.
+    pub fn precision(&self) -> Precision {
+        match self.dtype {
+            _ if self.int8 => Precision::Int8,
+            DType::BF16 => Precision::Bf16,
+            DType::F16 => Precision::F16,
+            _ => Precision::F32,
+        }
     }
 
     /// The same without rounding to 8 bits: for models that are small, or whose scores meet thresholds.

@@ -1,4 +1,4 @@
-//! A converted model: its configuration, its tokens, and its tensors mapped from the file.
+//! A converted model: its configuration, its tokens, and its tensors.
 //!
 //! Loading is strict: an unknown configuration key, a missing, wrongly shaped or unused tensor is an error.
 
@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
@@ -15,6 +14,11 @@ use serde_json::Value;
 
 use crate::device::{Compute, INT8_MARK};
 use crate::error::{Error, Result};
+
+mod file;
+mod int8;
+
+use file::TensorFile;
 
 /// Version of the layout that the converter writes and this reads.
 const FORMAT_VERSION: u64 = 1;
@@ -34,6 +38,8 @@ pub struct ModelFiles {
     tensors: Arc<TensorFile>,
     directory: Option<PathBuf>,
     embedded_tokens: Option<&'static str>,
+    /// Layers that computed in 8 bits when a model was built.
+    rounded: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl std::fmt::Debug for ModelFiles {
@@ -48,16 +54,16 @@ impl ModelFiles {
         let config_path = directory.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(|e| Error::io(&config_path, e))?;
         let weights_path = directory.join(WEIGHTS_FILE);
-        let tensors = TensorFile::map(&weights_path)?;
+        let tensors = TensorFile::open(&weights_path)?;
         Self::new(directory.display().to_string(), &text, tensors, Some(directory.to_owned()), None)
     }
 
     /// Takes a model that is compiled into the program.
     pub fn embedded(name: &str, config: &str, weights: &'static [u8], tokens: &'static str) -> Result<Self> {
         let origin = format!("embedded {name}");
-        let slice = SliceSafetensors::new(weights).map_err(|e| Error::weights(&origin, e))?;
+        let tensors = TensorFile::embedded(weights).map_err(|e| Error::weights(&origin, one_line(&e)))?;
         let tokens = (!tokens.is_empty()).then_some(tokens);
-        Self::new(origin, config, TensorFile::Slice(slice), None, tokens)
+        Self::new(origin, config, tensors, None, tokens)
     }
 
     fn new(
@@ -76,7 +82,8 @@ impl ModelFiles {
                 return Err(Error::config(config_name(&origin), message));
             }
         }
-        Ok(Self { origin, config, tensors: Arc::new(tensors), directory, embedded_tokens })
+        let (tensors, rounded) = (Arc::new(tensors), Arc::default());
+        Ok(Self { origin, config, tensors, directory, embedded_tokens, rounded })
     }
 
     /// The model class, such as `Paraformer`.
@@ -148,14 +155,16 @@ impl ModelFiles {
     }
 
     /// Builds a model from the tensors: `load` gets a builder at the root, and must use every tensor but those
-    /// below `frontend.`. Where `compute` says 8 bits, every prefix of the builder has an [`INT8_MARK`].
+    /// below `frontend.`. Where `compute` or the files say 8 bits, every prefix of the builder has an [`INT8_MARK`].
     pub fn build<M>(
         &self,
         compute: &Compute,
         load: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
     ) -> Result<M> {
+        let compute = self.compute(compute);
         let used = Arc::new(Mutex::new(BTreeSet::new()));
-        let backend = Tracked { tensors: self.tensors.clone(), used: used.clone(), int8: compute.int8 };
+        let rounded = compute.int8.then(|| self.rounded.clone());
+        let backend = Tracked { tensors: self.tensors.clone(), used: used.clone(), rounded };
         let vb = VarBuilder::from_backend(Box::new(backend), compute.dtype, compute.device.clone());
         let model = load(vb).map_err(|e| Error::weights(weights_name(&self.origin), one_line(&e)))?;
         let used = used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,6 +182,17 @@ impl ModelFiles {
                 Err(Error::weights(weights_name(&self.origin), message))
             }
         }
+    }
+
+    /// How a model of these files computes where `compute` is asked for: in 8 bits on the CPU if they are stored so.
+    pub fn compute(&self, compute: &Compute) -> Compute {
+        let stored = self.tensors.names().iter().any(|name| self.tensors.is_steps(name));
+        Compute { int8: compute.int8 || (stored && compute.device.is_cpu()), ..compute.clone() }
+    }
+
+    /// Layers that compute in 8 bits in the models that were built of these files: prefixes of tensor names.
+    pub fn rounded_layers(&self) -> BTreeSet<String> {
+        self.rounded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One f32 vector of `len` values, or nothing if the file has no such tensor.
@@ -204,49 +224,12 @@ fn one_line(error: &candle_core::Error) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// A safetensors file, mapped or compiled in.
-enum TensorFile {
-    Mapped(MmapedSafetensors),
-    Slice(SliceSafetensors<'static>),
-}
-
-impl TensorFile {
-    #[allow(unsafe_code)]
-    fn map(path: &Path) -> Result<Self> {
-        std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        // SAFETY: the mapping is read-only and lives as long as the model; changing the file under a running
-        // program is outside what a mapping can guard against, as for every mapped model file.
-        let mapped = unsafe { MmapedSafetensors::new(path) };
-        mapped.map(Self::Mapped).map_err(|e| Error::weights(path, one_line(&e)))
-    }
-
-    fn names(&self) -> Vec<String> {
-        match self {
-            Self::Mapped(file) => file.tensors().into_iter().map(|(name, _)| name).collect(),
-            Self::Slice(file) => file.tensors().into_iter().map(|(name, _)| name).collect(),
-        }
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        match self {
-            Self::Mapped(file) => file.get(name).is_ok(),
-            Self::Slice(file) => file.get(name).is_ok(),
-        }
-    }
-
-    fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Mapped(file) => file.load(name, device),
-            Self::Slice(file) => file.load(name, device),
-        }
-    }
-}
-
 /// Loads with shape checks, and remembers which tensors were asked for.
 struct Tracked {
     tensors: Arc<TensorFile>,
     used: Arc<Mutex<BTreeSet<String>>>,
-    int8: bool,
+    /// Where to note layers that compute in 8 bits, if any may.
+    rounded: Option<Arc<Mutex<BTreeSet<String>>>>,
 }
 
 impl SimpleBackend for Tracked {
@@ -266,14 +249,20 @@ impl SimpleBackend for Tracked {
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        if !self.tensors.contains(name) {
-            candle_core::bail!("tensor `{name}` is missing");
-        }
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        if self.tensors.is_steps(name) && dtype != DType::U8 {
+            candle_core::bail!("tensor `{name}` is stored in 8 bits, which its layer does not compute in");
+        }
         self.tensors.load(name, device)?.to_dtype(dtype)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        (self.int8 && name.rsplit('.').next() == Some(INT8_MARK)) || self.tensors.contains(name)
+        match (&self.rounded, name.rsplit_once('.')) {
+            (Some(rounded), Some((layer, INT8_MARK))) => {
+                rounded.lock().unwrap_or_else(PoisonError::into_inner).insert(layer.to_owned());
+                true
+            }
+            _ => self.tensors.contains(name),
+        }
     }
 }

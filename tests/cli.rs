@@ -643,9 +643,29 @@ fn convert_writes_a_model_directory() {
         let size = |name: &str| fs::metadata(desk.path(name).join("model.safetensors")).unwrap().len();
         assert!(size(dtype) < size("out") * 6 / 10, "{dtype}");
     }
-    for model in ["out", "f16"] {
+    let outcome = desk.run(&["convert", "funasr", "int8", "--dtype", "int8"]);
+    assert!(outcome.stderr.contains("CTTransformer computes in f32 alone"), "{}", outcome.stderr);
+    for model in ["out", "f16", "int8"] {
         assert_eq!(desk.run(&["punctuate", "--offline", "--model", model, SPOKEN]).ok(), WRITTEN, "{model}");
     }
+}
+
+#[test]
+fn convert_stores_8_bits_that_are_computed_with() {
+    let desk = Desk::new();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/zh-8k");
+    for dtype in ["f32", "int8"] {
+        desk.run(&["convert", &source.display().to_string(), dtype, "--dtype", dtype]).ok();
+    }
+    let file = |name: &str| desk.path(name).join("model.safetensors");
+    assert!(fs::metadata(file("int8")).unwrap().len() < fs::metadata(file("f32")).unwrap().len() / 2);
+    for (model, asked, dtype) in [("int8", "f32", "int8"), ("f32", "int8", "int8"), ("f32", "f32", "f32")] {
+        let line = desk.run(&["bench", "--offline", "--model", model, "--dtype", asked, "--runs", "1"]).ok();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["dtype"], dtype, "{model}, --dtype {asked}");
+    }
+    let names: Vec<_> = fs::read_dir(desk.path("int8")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "nothing else is left behind: {names:?}");
 }
 
 #[test]

@@ -80,6 +80,27 @@ fn an_utterance_is_the_same_in_any_batch() {
     }
 }
 
+/// What is stored in 8 bits computes in 8 bits, whatever is asked for, and as if it had been rounded at load.
+#[test]
+fn stored_weights_give_what_rounding_at_load_gives() {
+    let samples: Vec<Vec<f32>> = clips().into_iter().skip(1).map(|(_, samples)| samples).take(4).collect();
+    for model in ["demo", "demo-sensevoice"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model);
+        let files = ModelFiles::open(&folder).unwrap();
+        let int8 = Compute::open(DeviceName::Cpu, Precision::Int8).unwrap();
+        let rounded = Recognizer::load(&files, &int8).unwrap();
+        let stored = tempfile::tempdir().unwrap();
+        for name in ["config.json", "tokens.json"] {
+            std::fs::copy(folder.join(name), stored.path().join(name)).unwrap();
+        }
+        files.write_int8(stored.path()).unwrap();
+        let files = ModelFiles::open(stored.path()).unwrap();
+        let loaded = Recognizer::load(&files, &Compute::cpu()).unwrap();
+        assert_eq!(loaded.compute().precision(), Precision::Int8);
+        assert_eq!(recognize(&loaded, &samples), recognize(&rounded, &samples), "{model}");
+    }
+}
+
 #[test]
 fn formats_that_a_device_lacks_are_refused_before_it_is_opened() {
     let cases = [

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmUninitOptions, PackedBMatrix};
 use rten_tensor::NdTensorView;
@@ -97,6 +97,13 @@ impl Rounded {
     /// The scales, `[out]`.
     pub fn scales(&self) -> &[f32] {
         &self.scales
+    }
+
+    /// `steps * scales` in f32, `[out, in]` on the CPU.
+    pub fn to_float(&self) -> Result<Tensor> {
+        let rows = self.steps.chunks_exact(self.inputs).zip(&self.scales);
+        let values = rows.flat_map(|(row, scale)| row.iter().map(move |&step| f32::from(step) * scale));
+        Tensor::from_vec(values.collect::<Vec<_>>(), (self.scales.len(), self.inputs), &Device::Cpu)
     }
 }
 

@@ -91,7 +91,7 @@ impl Args {
         let line = json!({
             "model": name,
             "device": self.compute.device.to_string(),
-            "dtype": self.compute.dtype.to_string(),
+            "dtype": files.compute(&compute).precision().to_string(),
             "threads": rayon::current_num_threads(),
             "batch": timing.batch,
             "audio_seconds": timing.audio_seconds,

@@ -1,9 +1,13 @@
 //! `convert`: a FunASR directory to a converted one.
 
-use std::path::PathBuf;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use funasr_candle::Result;
+use funasr_candle::device::{Compute, DeviceName, Precision};
+use funasr_candle::pipeline::{Network, OnlineRecognizer, Recognizer};
+use funasr_candle::weights::{ModelFiles, WEIGHTS_FILE};
+use funasr_candle::{Error, Result};
 use funasr_convert::{ConvertOptions, Dtype, convert};
 
 use super::output::{note, print_line};
@@ -31,18 +35,23 @@ enum Weights {
     F32,
     F16,
     Bf16,
+    /// Linear layers in 8 bits, everything else in f32
+    Int8,
 }
 
 impl Args {
     /// Converts and says what was written.
     pub fn run(&self) -> Result<()> {
         let dtype = match self.dtype {
-            Weights::F32 => Dtype::F32,
+            Weights::F32 | Weights::Int8 => Dtype::F32,
             Weights::F16 => Dtype::F16,
             Weights::Bf16 => Dtype::BF16,
         };
         let options = ConvertOptions { dtype, origin: self.origin.clone(), licence: self.licence.clone() };
-        let report = convert(&self.source, &self.target, &options)?;
+        let mut report = convert(&self.source, &self.target, &options)?;
+        if matches!(self.dtype, Weights::Int8) {
+            report.bytes_written = round_weights(&self.target)?;
+        }
         for skipped in &report.skipped {
             note(&format!("skipped {}: {}", skipped.name, skipped.reason));
         }
@@ -58,4 +67,25 @@ impl Args {
             report.parameters as f64 / 1e6
         ))
     }
+}
+
+/// Rewrites the weights of a converted model in 8 bits where its layers compute so; returns the size of all its files.
+fn round_weights(directory: &Path) -> Result<u64> {
+    let files = ModelFiles::open(directory)?;
+    let compute = Compute::open(DeviceName::Cpu, Precision::Int8)?;
+    match files.class()? {
+        "ParaformerStreaming" => drop(OnlineRecognizer::load(&files, &compute)?),
+        class if Network::CLASSES.contains(&class) => drop(Recognizer::load(&files, &compute)?),
+        class => note(&format!("{class} computes in f32 alone: its weights stay as they are")),
+    }
+    if !files.rounded_layers().is_empty() {
+        // The old file is read until the new one is whole.
+        let staging = tempfile::tempdir_in(directory).map_err(|e| Error::io(directory, e))?;
+        files.write_int8(staging.path())?;
+        let [from, to] = [staging.path(), directory].map(|folder| folder.join(WEIGHTS_FILE));
+        std::fs::rename(from, &to).map_err(|e| Error::io(&to, e))?;
+    }
+    let entries = std::fs::read_dir(directory).map_err(|e| Error::io(directory, e))?;
+    let files = entries.flatten().filter_map(|entry| entry.metadata().ok()).filter(Metadata::is_file);
+    Ok(files.map(|file| file.len()).sum())
 }

@@ -182,7 +182,7 @@ impl Job<'_> {
                     transcript,
                     model: &self.model,
                     device: self.args.compute.device.to_string(),
-                    dtype: self.args.compute.dtype.to_string(),
+                    dtype: self.transcriber.recognizer().compute().precision().to_string(),
                     hotwords,
                     rtf: seconds / (transcript.duration_ms as f64 / 1000.0).max(1e-3),
                 };

@@ -1,10 +1,10 @@
 //! Affine layer.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use funasr_kernels::{Activation, Int8Weight, Linear as LinearOp, LinearInt8 as LinearInt8Op};
+use funasr_kernels::{Activation, Int8Weight, Linear as LinearOp, LinearInt8 as LinearInt8Op, Rounded};
 
-use crate::device::INT8_MARK;
+use crate::device::{INT8_MARK, STORED_SCALE};
 
 /// `x W^T + b`, with tensors `weight [out, in]` and `bias [out]`.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct Linear {
 enum Weight {
     /// `[in, out]`, turned round once: see [`LinearOp`].
     Float(Tensor),
-    /// Rounded at load; the floats are gone.
+    /// Rounded at load or in the file; there are no floats.
     Int8(Int8Weight),
 }
 
@@ -42,7 +42,7 @@ impl Linear {
 
     /// From `weight [out, in]` and `bias [out]`, in floats.
     pub fn new(weight: &Tensor, bias: Tensor) -> Result<Self> {
-        Ok(Self { weight: Weight::Float(weight.t()?.contiguous()?), bias })
+        Ok(Self { weight: Weight::float(weight)?, bias })
     }
 
     /// `[.., in]` -> `[.., out]`.
@@ -69,11 +69,26 @@ impl Linear {
 }
 
 impl Weight {
+    /// Floats or stored steps, whichever the file has, as what `vb` says that the layer computes in.
     fn load(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        let int8 = vb.contains_tensor(INT8_MARK);
+        if vb.contains_tensor(STORED_SCALE) {
+            let steps =
+                vb.get_with_hints_dtype((outputs, inputs), "weight", Default::default(), DType::U8)?;
+            let scales = vb.get_with_hints_dtype(outputs, STORED_SCALE, Default::default(), DType::F32)?;
+            let steps = steps.flatten_all()?.to_vec1::<u8>()?.into_iter().map(u8::cast_signed).collect();
+            let rounded = Rounded::from_steps(steps, scales.to_vec1()?)?;
+            return Ok(match int8 {
+                true => Self::Int8(Int8Weight::pack(&rounded)),
+                false => Self::float(&rounded.to_float()?.to_device(vb.device())?.to_dtype(vb.dtype())?)?,
+            });
+        }
         let weight = vb.get((outputs, inputs), "weight")?;
-        Ok(match vb.contains_tensor(INT8_MARK) {
-            true => Self::Int8(Int8Weight::quantize(&weight)?),
-            false => Self::Float(weight.t()?.contiguous()?),
-        })
+        Ok(if int8 { Self::Int8(Int8Weight::quantize(&weight)?) } else { Self::float(&weight)? })
+    }
+
+    /// Turns `weight [out, in]` round.
+    fn float(weight: &Tensor) -> Result<Self> {
+        Ok(Self::Float(weight.t()?.contiguous()?))
     }
 }

@@ -99,7 +99,7 @@ impl Recognizer {
         };
         let seg_dict = if network.takes_hotwords() { files.seg_dict()? } else { None };
         let seg_dict = seg_dict.map(|(_, text)| SegDict::parse(&text));
-        let (compute, origin) = (compute.clone(), files.origin.clone());
+        let (compute, origin) = (files.compute(compute), files.origin.clone());
         let pieces = tokenizer.sentencepiece;
         Ok(Self { frontend, network, tokens, notation, pieces, seg_dict, compute, origin })
     }
