@@ -9,7 +9,8 @@ use std::time::Duration;
 use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use funasr_kernels::{
-    Activation, Attention, FsmnMemory, Int8Weight, LayerNorm, Lengths, Linear, LinearInt8, Lstm, Visible,
+    Activation, Attention, FloatWeight, FsmnMemory, Int8Weight, LayerNorm, Lengths, Linear, LinearInt8, Lstm,
+    Visible,
 };
 
 /// LFR frames of 20 s.
@@ -41,8 +42,9 @@ fn compare(
 
 fn linear(criterion: &mut Criterion) {
     let op = Linear { activation: Activation::Relu, addends: &[] };
-    let (x, weight, bias) = (random(&[1, T, D]), random(&[D, FF]), random(&[FF]));
-    let run = || op.forward(&x, &weight, &bias);
+    let (x, weight, bias) = (random(&[1, T, D]), random(&[FF, D]), random(&[FF]));
+    let laid_out = FloatWeight::new(&weight).expect("memory for a tensor");
+    let run = || op.forward(&x, &laid_out, &bias);
     compare(criterion, "linear_relu_512_2048", run, || op.reference(&x, &weight, &bias));
 }
 
@@ -53,10 +55,10 @@ fn linear_int8(criterion: &mut Criterion) {
         Linear { activation: Activation::Relu, addends: &[] },
     );
     let (x, weight, bias) = (random(&[1, T, D]), random(&[FF, D]), random(&[FF]));
-    let turned = weight.t().and_then(|weight| weight.contiguous()).expect("memory for a tensor");
+    let floats = FloatWeight::new(&weight).expect("memory for a tensor");
     let weight = Int8Weight::quantize(&weight).expect("finite weights");
     let run = || op.forward(&x, &weight, &bias);
-    compare(criterion, "linear_int8_relu_512_2048", run, || float.forward(&x, &turned, &bias));
+    compare(criterion, "linear_int8_relu_512_2048", run, || float.forward(&x, &floats, &bias));
 }
 
 fn layer_norm(criterion: &mut Criterion) {

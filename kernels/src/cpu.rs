@@ -1,6 +1,9 @@
 //! Access to the CPU storage of op arguments.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 /// True where the fast CPU versions apply.
 pub(crate) fn is_f32_on_cpu(x: &Tensor) -> bool {
@@ -28,6 +31,15 @@ pub(crate) fn addend<'a>(
     }
     let Storage::Cpu(storage) = storage else { bail!("{op}: an addend is on another device") };
     contiguous(op, storage, layout)
+}
+
+/// `[.., in]` -> `[.., width]`.
+pub(crate) fn with_width(shape: &Shape, width: usize) -> Shape {
+    let mut dims = shape.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = width;
+    }
+    Shape::from(dims)
 }
 
 /// A `[B, T, D]` argument whose rows are contiguous, wherever they lie: a slice of a wider tensor is read in place.
@@ -64,4 +76,59 @@ impl<'a> Rows<'a> {
     pub(crate) fn item(&self, b: usize) -> (&'a [f32], usize) {
         (&self.values[b * self.strides[0]..], self.strides[1])
     }
+}
+
+/// What happens to the sums of a linear layer: the bias and other tensors are added, and it is activated.
+pub(crate) struct Ending<'a> {
+    /// `[out]`.
+    pub bias: &'a [f32],
+    /// Of the shape of the result.
+    pub addends: Vec<&'a [f32]>,
+    /// Whether negative results become zero.
+    pub relu: bool,
+}
+
+impl Ending<'_> {
+    /// The results from `column` of a row on, which begins at `start` of the whole. A number of them that the compiler
+    /// knows, and values instead of places, make it vectors.
+    #[inline(always)]
+    pub(crate) fn apply<const N: usize>(&self, sums: [f32; N], start: usize, column: usize) -> [f32; N] {
+        let bias = &self.bias[column..][..N];
+        let mut y = sums;
+        for i in 0..N {
+            y[i] += bias[i];
+        }
+        for addend in &self.addends {
+            let addend = &addend[start + column..][..N];
+            for i in 0..N {
+                y[i] += addend[i];
+            }
+        }
+        if self.relu {
+            // Written so that NaN stays.
+            y = y.map(|y| if y < 0.0 { 0.0 } else { y });
+        }
+        y
+    }
+}
+
+/// `x [rows, inputs]` -> `[rows, outputs]`, a block of at most `most` rows after the other, on all threads. `work` gets the
+/// rows of a block, the place of their results and where in the whole it begins; on success all of it is written.
+#[allow(unsafe_code)]
+pub(crate) fn by_blocks(
+    x: &[f32],
+    [inputs, outputs]: [usize; 2],
+    most: usize,
+    work: impl Fn(&[f32], &mut [MaybeUninit<f32>], usize) -> Result<()> + Sync,
+) -> Result<Vec<f32>> {
+    let rows = x.len() / inputs;
+    let len = rows * outputs;
+    let mut y: Vec<f32> = Vec::with_capacity(len);
+    let block = rows.div_ceil(rayon::current_num_threads().max(1)).clamp(1, most);
+    let places = y.spare_capacity_mut()[..len].par_chunks_mut(block * outputs);
+    let blocks = places.zip(x.par_chunks(block * inputs)).enumerate();
+    blocks.try_for_each(|(i, (y, x))| work(x, y, i * block * outputs))?;
+    // SAFETY: the blocks cover all `len` values, and `work` has written each of theirs.
+    unsafe { y.set_len(len) };
+    Ok(y)
 }

@@ -23,7 +23,7 @@ pub use attention::{Attention, Visible};
 pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
-pub use linear::{Activation, Linear};
+pub use linear::{Activation, FloatWeight, Linear};
 pub use linear_int8::{Int8Weight, LinearInt8, Rounded};
 pub use lstm::Lstm;
 pub use threads::set_threads;

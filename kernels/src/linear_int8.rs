@@ -9,7 +9,7 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmUninitOptions, PackedB
 use rten_tensor::NdTensorView;
 
 #[cfg(target_arch = "x86_64")]
-use crate::panels::Panels;
+use crate::panels::{self, Finish, Int8Panels};
 use crate::{Activation, cpu, simd};
 
 /// Rows that one task quantises, multiplies and scales back while they are in its caches.
@@ -155,7 +155,7 @@ struct Packed {
 /// The integer weights, and with it the way in which they are multiplied.
 enum Product {
     #[cfg(target_arch = "x86_64")]
-    Panels(Panels),
+    Panels(Int8Panels),
     Prepacked(Prepacked),
 }
 
@@ -196,7 +196,7 @@ impl Int8Weight {
 /// `rten-gemm` multiplies with VNNI and NEON; where x86 has AVX2 alone, our product takes half of the time.
 #[cfg(target_arch = "x86_64")]
 fn takes_panels(executor: &GemmExecutor<u8, i8, i32>) -> bool {
-    executor.may_saturate() && Panels::supported()
+    executor.may_saturate() && panels::supported()
 }
 
 impl LinearInt8<'_> {
@@ -266,78 +266,39 @@ impl CustomOp2 for Call<'_> {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (_, outputs) = self.weight.dims();
-        let mut dims = x_layout.shape().dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = outputs;
-        }
-        let shape = Shape::from(dims);
+        let shape = cpu::with_width(x_layout.shape(), outputs);
         let x = cpu::contiguous("linear_int8", x, x_layout)?;
         let bias = cpu::contiguous("linear_int8", bias, bias_layout)?;
         let held: Vec<_> = self.op.addends.iter().map(|addend| addend.storage_and_layout()).collect();
         let addends =
             held.iter().map(|(storage, layout)| cpu::addend("linear_int8", storage, layout, &shape));
         let addends = addends.collect::<Result<_>>()?;
-        let finish = Finish { bias, addends, relu: self.op.activation == Activation::Relu };
-        Ok((CpuStorage::F32(self.weight.0.run(x, &finish)?), shape))
+        let relu = self.op.activation == Activation::Relu;
+        Ok((CpuStorage::F32(self.weight.0.run(x, &cpu::Ending { bias, addends, relu })?), shape))
     }
-}
-
-/// What happens to the scaled sums.
-struct Finish<'a> {
-    bias: &'a [f32],
-    addends: Vec<&'a [f32]>,
-    relu: bool,
 }
 
 impl Packed {
     /// `x [rows, in]` -> `[rows, out]`.
-    #[allow(unsafe_code)]
-    fn run(&self, x: &[f32], finish: &Finish) -> Result<Vec<f32>> {
-        let (inputs, outputs) = (self.inputs, self.scales.len());
-        let len = x.len() / inputs * outputs;
-        let mut y: Vec<f32> = Vec::with_capacity(len);
-        let share = (x.len() / inputs).div_ceil(rayon::current_num_threads().max(1));
-        let block = share.next_multiple_of(2).clamp(2, BLOCK);
-        let spare = y.spare_capacity_mut()[..len].par_chunks_mut(block * outputs);
-        let blocks = spare.zip(x.par_chunks(block * inputs)).enumerate();
-        blocks.try_for_each(|(i, (y, x))| self.block(x, y, i * block * outputs, finish))?;
-        // SAFETY: the blocks cover all `len` values, and `block` has written each of theirs.
-        unsafe { y.set_len(len) };
-        Ok(y)
+    fn run(&self, x: &[f32], ending: &cpu::Ending) -> Result<Vec<f32>> {
+        let widths = [self.inputs, self.scales.len()];
+        cpu::by_blocks(x, widths, BLOCK, |x, y, start| self.block(x, y, Scaled::new(self, ending, start)))
     }
 
-    /// Some rows; `start` is where in the result their `y` lies. On success all of `y` is written.
-    fn block(&self, x: &[f32], y: &mut [MaybeUninit<f32>], start: usize, finish: &Finish) -> Result<()> {
-        let outputs = self.scales.len();
+    /// Some rows. On success all of `y` is written.
+    fn block(&self, x: &[f32], y: &mut [MaybeUninit<f32>], mut scaled: Scaled) -> Result<()> {
         let stride = self.product.stride(self.inputs);
         let mut steps = vec![0u8; x.len() / self.inputs * stride];
         let rows = x.chunks_exact(self.inputs).zip(steps.chunks_exact_mut(stride));
         let round = |(x, steps): (&[f32], &mut [u8])| simd::dispatch(|| round_row(x, &mut steps[..x.len()]));
-        let places: Vec<(f32, i32)> = rows.map(round).collect();
+        scaled.places = rows.map(round).collect();
         match &self.product {
             #[cfg(target_arch = "x86_64")]
-            Product::Panels(panels) => panels.multiply(
-                &steps,
-                #[inline(always)]
-                |row, panel, sums| {
-                    let column = panel * sums.len();
-                    let part = Part { weight: self, place: places[row], row: start + row * outputs };
-                    let y = &mut y[row * outputs + column..];
-                    if let Some(y) = y.first_chunk_mut().filter(|_| column + sums.len() <= outputs) {
-                        *y = finish.floats(*sums, &part, column).map(MaybeUninit::new);
-                        return;
-                    }
-                    for (i, (y, sum)) in y[..outputs - column].iter_mut().zip(sums).enumerate() {
-                        let [value] = finish.floats([*sum], &part, column + i);
-                        y.write(value);
-                    }
-                },
-            ),
+            Product::Panels(panels) => panels.multiply(&steps, y, &scaled),
             Product::Prepacked(weights) => {
                 let sums = weights.multiply(&steps, as_integers(y))?;
-                for (i, (row, place)) in sums.chunks_exact_mut(outputs).zip(places).enumerate() {
-                    let part = Part { weight: self, place, row: start + i * outputs };
-                    simd::dispatch(|| finish.row(row, &part));
+                for (i, row) in sums.chunks_exact_mut(self.scales.len()).enumerate() {
+                    simd::dispatch(|| scaled.row(row, i));
                 }
             }
         }
@@ -351,7 +312,7 @@ impl Product {
         let executor = Prepacked::executor();
         #[cfg(target_arch = "x86_64")]
         if takes_panels(&executor) {
-            return Self::Panels(Panels::new(steps, inputs));
+            return Self::Panels(Int8Panels::new(steps, inputs));
         }
         let view = NdTensorView::from_data([steps.len() / inputs, inputs], steps);
         Self::Prepacked(Prepacked(executor.prepack_b(view.transposed())))
@@ -426,52 +387,54 @@ fn range(x: &[f32]) -> (f32, f32) {
     (low.into_iter().fold(0.0, f32::min), high.into_iter().fold(0.0, f32::max))
 }
 
-/// Where sums come from.
-struct Part<'a> {
+/// How the integer sums of a block of rows become floats.
+struct Scaled<'a> {
     weight: &'a Packed,
-    /// Scale and zero point of the row.
-    place: (f32, i32),
-    /// Where the row begins in the result.
-    row: usize,
+    ending: &'a cpu::Ending<'a>,
+    /// Where the block begins in the result.
+    start: usize,
+    /// Scale and zero point of each row.
+    places: Vec<(f32, i32)>,
 }
 
-impl Finish<'_> {
-    /// The integer sums of a row -> the bits of its floats.
+impl<'a> Scaled<'a> {
+    fn new(weight: &'a Packed, ending: &'a cpu::Ending, start: usize) -> Self {
+        Self { weight, ending, start, places: Vec::new() }
+    }
+
+    /// The sums of a row -> the bits of its floats.
     #[inline(always)]
-    fn row(&self, row: &mut [i32], part: &Part) {
+    fn row(&self, sums: &mut [i32], row: usize) {
         const LANES: usize = 16;
-        let (vectors, rest) = row.as_chunks_mut::<LANES>();
+        let (vectors, rest) = sums.as_chunks_mut::<LANES>();
         let tail = vectors.len() * LANES;
         for (i, sums) in vectors.iter_mut().enumerate() {
-            *sums = self.floats(*sums, part, i * LANES).map(|y| y.to_bits() as i32);
+            *sums = self.floats(*sums, row, i * LANES).map(|y| y.to_bits() as i32);
         }
         for (i, sum) in rest.iter_mut().enumerate() {
-            let [y] = self.floats([*sum], part, tail + i);
+            let [y] = self.floats([*sum], row, tail + i);
             *sum = y.to_bits() as i32;
         }
     }
 
-    /// The sums of the outputs from `column` on -> their floats. A number of them that the compiler knows, and values
-    /// instead of places, make it vectors.
     #[inline(always)]
-    fn floats<const N: usize>(&self, sums: [i32; N], part: &Part, column: usize) -> [f32; N] {
-        let (scale, zero) = part.place;
-        let (scales, weights) = (&part.weight.scales[column..][..N], &part.weight.sums[column..][..N]);
-        let bias = &self.bias[column..][..N];
+    fn floats<const N: usize>(&self, sums: [i32; N], row: usize, column: usize) -> [f32; N] {
+        let (scale, zero) = self.places[row];
+        let (scales, weights) = (&self.weight.scales[column..][..N], &self.weight.sums[column..][..N]);
         let mut y = [0f32; N];
         for i in 0..N {
-            y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]) + bias[i];
+            y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]);
         }
-        for addend in &self.addends {
-            let addend = &addend[part.row + column..][..N];
-            for i in 0..N {
-                y[i] += addend[i];
-            }
-        }
-        if self.relu {
-            // Written so that NaN stays.
-            y = y.map(|y| if y < 0.0 { 0.0 } else { y });
-        }
-        y
+        self.ending.apply(y, self.start + row * self.weight.scales.len(), column)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Finish for Scaled<'_> {
+    type Sum = i32;
+
+    #[inline(always)]
+    fn finish<const N: usize>(&self, sums: [i32; N], row: usize, column: usize) -> [f32; N] {
+        self.floats(sums, row, column)
     }
 }

@@ -1,92 +1,168 @@
-//! The product of 8-bit rows and weights on x86 processors with AVX2 and without VNNI.
+//! Products of rows and weights on x86 processors with AVX2, in f32 and in 8 bits.
 //!
-//! `vpmaddubsw` multiplies 32 pairs of bytes and adds neighbours in 16 bits, which [`crate::Rounded`] sees to that they
-//! fit; `vpmaddwd` adds neighbours of these in 32 bits. Twice the products of f32 in an instruction of the same cost.
+//! Weights are ordered once as the product reads them: panels of 16 outputs, which a few rows go through while their sums stay
+//! in registers; there each sum becomes an output. In 8 bits `vpmaddubsw` multiplies 32 pairs of bytes and adds neighbours in
+//! 16 bits, which [`crate::Rounded`] sees to that they fit, and `vpmaddwd` adds neighbours of these in 32 bits: twice the
+//! products of f32 in instructions of the same cost.
 
 use std::arch::x86_64::{
-    __m256i, _mm256_add_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
+    __m256i, _mm256_add_epi32, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_storeu_ps, _mm256_storeu_si256,
 };
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
 
 /// Outputs of a panel.
 const COLUMNS: usize = 16;
-/// Inputs of an output that lie together: their products meet in one sum of 32 bits.
-const GROUP: usize = 4;
-/// Rows that share the weights they load.
-const ROWS: usize = 4;
+/// Rows that share the weights they load, as many as have room in the registers.
+const FLOAT_ROWS: usize = 6;
+const INT8_ROWS: usize = 4;
 
-/// The weights of a group of inputs, output by output.
-type Group = [i8; GROUP * COLUMNS];
-
-/// Weights `[in, out]` in the order in which the product reads them, zero where the last panel and group are not full.
-pub(crate) struct Panels {
-    groups: Vec<Group>,
+/// Weights `[in, out]`: for each 16 outputs, for each `GROUP` inputs, the weights of one output after the other. Zero where
+/// the last panel and group are not full.
+pub(crate) struct Panels<T, const GROUP: usize> {
+    groups: Vec<[[T; GROUP]; COLUMNS]>,
     /// Groups of a panel.
     depth: usize,
+    outputs: usize,
 }
 
-impl Panels {
-    /// Whether this processor runs the product.
-    pub(crate) fn supported() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-    }
+/// In 8 bits four inputs of an output lie together: their products meet in one sum of 32 bits.
+pub(crate) type Int8Panels = Panels<i8, 4>;
+/// In f32 each input stands alone.
+pub(crate) type FloatPanels = Panels<f32, 1>;
 
-    /// Orders `steps [out, in]`.
-    pub(crate) fn new(steps: &[i8], inputs: usize) -> Self {
-        let (outputs, depth) = (steps.len() / inputs, inputs.div_ceil(GROUP));
-        let mut groups = vec![[0; GROUP * COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
-        for (output, row) in steps.chunks_exact(inputs).enumerate() {
-            let (panel, column) = (output / COLUMNS, output % COLUMNS);
-            for (group, weights) in groups[panel * depth..].iter_mut().zip(row.chunks(GROUP)) {
-                group[column * GROUP..][..weights.len()].copy_from_slice(weights);
+/// What becomes of sums.
+pub(crate) trait Finish {
+    /// Type of a sum.
+    type Sum: Copy;
+
+    /// The sums of `row` for the outputs from `column` on -> outputs. To be inlined into the product.
+    fn finish<const N: usize>(&self, sums: [Self::Sum; N], row: usize, column: usize) -> [f32; N];
+}
+
+/// Whether this processor runs the products.
+pub(crate) fn supported() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
+    /// Orders `weight [out, in]`.
+    pub(crate) fn new(weight: &[T], inputs: usize) -> Self {
+        let (outputs, depth) = (weight.len() / inputs, inputs.div_ceil(GROUP));
+        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
+        let panels = groups.par_chunks_exact_mut(depth).zip(weight.par_chunks(COLUMNS * inputs));
+        panels.for_each(|(panel, rows)| {
+            for (column, row) in rows.chunks_exact(inputs).enumerate() {
+                let (whole, rest) = row.as_chunks::<GROUP>();
+                for (group, weights) in panel.iter_mut().zip(whole) {
+                    group[column] = *weights;
+                }
+                if let Some(last) = panel.get_mut(whole.len()) {
+                    last[column][..rest.len()].copy_from_slice(rest);
+                }
             }
-        }
-        Self { groups, depth }
+        });
+        Self { groups, depth, outputs }
     }
 
-    /// Bytes of a row of the other factor; those behind its inputs are zero.
+    /// Values of a row of the other factor; those behind its inputs are zero.
     pub(crate) fn stride(&self) -> usize {
         self.depth * GROUP
     }
 
-    /// Hands the sums of each row and panel to `take(row, panel, sums)`; columns behind the last output hold nothing.
-    ///
-    /// # Panics
-    /// On a processor that does not support it.
-    #[allow(unsafe_code)]
-    pub(crate) fn multiply(&self, rows: &[u8], take: impl FnMut(usize, usize, &[i32; COLUMNS])) {
-        assert!(Self::supported());
-        // SAFETY: the processor has what the function is compiled for.
-        unsafe { self.multiply_avx2(rows, take) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn multiply_avx2(&self, rows: &[u8], mut take: impl FnMut(usize, usize, &[i32; COLUMNS])) {
-        let stride = self.stride();
-        for (p, panel) in self.groups.chunks_exact(self.depth).enumerate() {
-            let tiles = rows.chunks_exact(ROWS * stride);
-            let rest = tiles.remainder().chunks_exact(stride);
-            let mut row = 0;
-            for rows in tiles {
-                for sums in &tile::<ROWS>(rows, panel) {
-                    take(row, p, sums);
-                    row += 1;
-                }
+    /// Writes the outputs of some rows, of which `row` is the first, and a panel.
+    #[inline(always)]
+    fn put<F: Finish, const ROWS: usize>(
+        &self,
+        sums: [[F::Sum; COLUMNS]; ROWS],
+        [row, panel]: [usize; 2],
+        finish: &F,
+        y: &mut [MaybeUninit<f32>],
+    ) {
+        let column = panel * COLUMNS;
+        for (row, sums) in (row..).zip(sums) {
+            let y = &mut y[row * self.outputs + column..(row + 1) * self.outputs];
+            if let Some(y) = y.first_chunk_mut() {
+                *y = finish.finish(sums, row, column).map(MaybeUninit::new);
+                continue;
             }
-            for rows in rest {
-                take(row, p, &tile::<1>(rows, panel)[0]);
-                row += 1;
+            for (i, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
+                let [value] = finish.finish([sum], row, column + i);
+                y.write(value);
             }
         }
     }
 }
 
-/// Products of `N` rows, one behind the other, with a panel.
+impl Int8Panels {
+    /// Rows of [`Panels::stride`] bytes -> all of `y [rows, out]`.
+    ///
+    /// # Panics
+    /// On a processor that does not support it.
+    #[allow(unsafe_code)]
+    pub(crate) fn multiply(&self, rows: &[u8], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
+        assert!(supported());
+        // SAFETY: the processor has what the function is compiled for.
+        unsafe { self.multiply_avx2(rows, y, finish) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn multiply_avx2(&self, x: &[u8], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
+        let stride = self.stride();
+        for (p, panel) in self.groups.chunks_exact(self.depth).enumerate() {
+            for (i, rows) in x.chunks(INT8_ROWS * stride).enumerate() {
+                let place = [i * INT8_ROWS, p];
+                match rows.len() / stride {
+                    1 => self.put(int8_tile::<1>(rows, panel), place, finish, y),
+                    2 => self.put(int8_tile::<2>(rows, panel), place, finish, y),
+                    3 => self.put(int8_tile::<3>(rows, panel), place, finish, y),
+                    _ => self.put(int8_tile::<INT8_ROWS>(rows, panel), place, finish, y),
+                }
+            }
+        }
+    }
+}
+
+impl FloatPanels {
+    /// Rows `[rows, in]` -> all of `y [rows, out]`.
+    ///
+    /// # Panics
+    /// On a processor that does not support it.
+    #[allow(unsafe_code)]
+    pub(crate) fn multiply(&self, rows: &[f32], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
+        assert!(supported());
+        // SAFETY: the processor has what the function is compiled for.
+        unsafe { self.multiply_avx2(rows, y, finish) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn multiply_avx2(&self, x: &[f32], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
+        let stride = self.stride();
+        for (p, panel) in self.groups.chunks_exact(self.depth).enumerate() {
+            for (i, rows) in x.chunks(FLOAT_ROWS * stride).enumerate() {
+                let place = [i * FLOAT_ROWS, p];
+                match rows.len() / stride {
+                    1 => self.put(float_tile::<1>(rows, panel), place, finish, y),
+                    2 => self.put(float_tile::<2>(rows, panel), place, finish, y),
+                    3 => self.put(float_tile::<3>(rows, panel), place, finish, y),
+                    4 => self.put(float_tile::<4>(rows, panel), place, finish, y),
+                    5 => self.put(float_tile::<5>(rows, panel), place, finish, y),
+                    _ => self.put(float_tile::<FLOAT_ROWS>(rows, panel), place, finish, y),
+                }
+            }
+        }
+    }
+}
+
+/// Sums of `N` rows, one behind the other, with a panel.
 #[target_feature(enable = "avx2")]
 #[inline]
 #[allow(unsafe_code)]
-fn tile<const N: usize>(rows: &[u8], panel: &[Group]) -> [[i32; COLUMNS]; N] {
-    let stride = panel.len() * GROUP;
+fn int8_tile<const N: usize>(rows: &[u8], panel: &[[[i8; 4]; COLUMNS]]) -> [[i32; COLUMNS]; N] {
+    let stride = panel.len() * 4;
     assert!(rows.len() == N * stride);
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
@@ -98,7 +174,7 @@ fn tile<const N: usize>(rows: &[u8], panel: &[Group]) -> [[i32; COLUMNS]; N] {
             // SAFETY: group `i` of row `r` lies in `rows`, whose length was asserted; the load needs no alignment. A slice
             // would be read into another register first, which costs half of the speed.
             let inputs = unsafe {
-                let group = rows.as_ptr().add(r * stride + i * GROUP).cast::<i32>();
+                let group = rows.as_ptr().add(r * stride + i * 4).cast::<i32>();
                 _mm256_set1_epi32(group.read_unaligned())
             };
             for (sum, weights) in sums.iter_mut().zip(weights) {
@@ -117,6 +193,36 @@ fn tile<const N: usize>(rows: &[u8], panel: &[Group]) -> [[i32; COLUMNS]; N] {
     numbers
 }
 
+/// Sums of `N` rows, one behind the other, with a panel.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+#[allow(unsafe_code)]
+fn float_tile<const N: usize>(rows: &[f32], panel: &[[[f32; 1]; COLUMNS]]) -> [[f32; COLUMNS]; N] {
+    let stride = panel.len();
+    assert!(rows.len() == N * stride);
+    let mut sums = [[_mm256_setzero_ps(); 2]; N];
+    for (i, group) in panel.iter().enumerate() {
+        let weights = group.as_ptr().cast::<f32>();
+        // SAFETY: a group is two vectors long, and these loads need no alignment.
+        let weights: [_; 2] = std::array::from_fn(|half| unsafe { _mm256_loadu_ps(weights.add(8 * half)) });
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: value `i` of row `r` lies in `rows`, whose length was asserted.
+            let input = unsafe { _mm256_broadcast_ss(&*rows.as_ptr().add(r * stride + i)) };
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = _mm256_fmadd_ps(input, weights, *sum);
+            }
+        }
+    }
+    let mut numbers = [[0.0; COLUMNS]; N];
+    for (numbers, sums) in numbers.iter_mut().zip(sums) {
+        for (half, sum) in sums.into_iter().enumerate() {
+            // SAFETY: half of the numbers have the size of a vector, and the store needs no alignment.
+            unsafe { _mm256_storeu_ps(numbers.as_mut_ptr().add(8 * half), sum) };
+        }
+    }
+    numbers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,9 +236,21 @@ mod tests {
         (0..count).map(|_| next()).collect()
     }
 
+    /// Sums as they are; those below are whole numbers that f32 holds.
+    struct Exact;
+
+    impl Finish for Exact {
+        type Sum = i32;
+
+        fn finish<const N: usize>(&self, sums: [i32; N], _: usize, _: usize) -> [f32; N] {
+            sums.map(|sum| sum as f32)
+        }
+    }
+
     #[test]
+    #[allow(unsafe_code)]
     fn sums_are_exact_at_every_size_and_extreme() {
-        if !Panels::supported() {
+        if !supported() {
             return;
         }
         let cases = [(1, 1, 1), (2, 8, 16), (3, 9, 17), (5, 512, 33), (4, 40, 16), (11, 2048, 20)];
@@ -142,24 +260,26 @@ mod tests {
             let mut steps: Vec<i8> = bytes(inputs * outputs, 9).into_iter().map(half).collect();
             let extreme = [[64, 64], [-64, -64], [127, 1], [-127, 127]].concat();
             steps[..inputs].iter_mut().zip(extreme.into_iter().cycle()).for_each(|(step, v)| *step = v);
-            let panels = Panels::new(&steps, inputs);
+            let panels = Int8Panels::new(&steps, inputs);
             let mut x = vec![0u8; rows * panels.stride()];
             for (i, row) in x.chunks_exact_mut(panels.stride()).enumerate() {
                 let values = if i == 0 { vec![255; inputs] } else { bytes(inputs, i as u32) };
                 row[..inputs].copy_from_slice(&values);
             }
-            let mut y = vec![None; rows * outputs];
-            panels.multiply(&x, |row, panel, sums| {
-                for (sum, column) in sums.iter().zip(panel * COLUMNS..outputs.min((panel + 1) * COLUMNS)) {
-                    assert!(y[row * outputs + column].replace(*sum).is_none());
-                }
-            });
+            let mut y = vec![MaybeUninit::uninit(); rows * outputs];
+            panels.multiply(&x, &mut y, &Exact);
             for (i, sum) in y.into_iter().enumerate() {
+                // SAFETY: all of `y` is written.
+                let sum = unsafe { sum.assume_init() };
                 let (row, column) = (i / outputs, i % outputs);
                 let weights = &steps[column * inputs..][..inputs];
                 let products = x[row * panels.stride()..].iter().zip(weights);
                 let expected: i32 = products.map(|(x, w)| i32::from(*x) * i32::from(*w)).sum();
-                assert_eq!(sum, Some(expected), "row {row}, column {column} of {rows}, {inputs}, {outputs}");
+                assert_eq!(
+                    f64::from(sum),
+                    f64::from(expected),
+                    "row {row}, column {column} of {rows}, {inputs}, {outputs}"
+                );
             }
         }
     }

@@ -1,15 +1,19 @@
-use candle_core::Tensor;
-use funasr_kernels::{Activation, Linear};
+use candle_core::{DType, Result, Tensor};
+use funasr_kernels::{Activation, FloatWeight, Linear};
 
 use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
 
 const IDENTITY: Linear = Linear { activation: Activation::Identity, addends: &[] };
 const RELU: Linear = Linear { activation: Activation::Relu, addends: &[] };
 
+fn forward(op: &Linear, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    op.forward(x, &FloatWeight::new(weight)?, bias)
+}
+
 #[test]
 fn by_hand() {
     let x = tensor(&[1., 2., -3., 0.5], &[1, 2, 2]);
-    let weight = tensor(&[1., 0., 2., 0., 1., -1.], &[2, 3]);
+    let weight = tensor(&[1., 0., 0., 1., 2., -1.], &[3, 2]);
     let bias = tensor(&[10., 0., -1.], &[3]);
     let addend = tensor(&[1., 1., 1., -7., 0., 0.], &[1, 2, 3]);
     let (one, two) = ([&addend], [&addend, &addend]);
@@ -20,7 +24,7 @@ fn by_hand() {
         (Linear { addends: &two, ..RELU }, [13., 4., 1., 0., 0.5, 0.]),
     ];
     for (op, expected) in cases {
-        let y = op.forward(&x, &weight, &bias).unwrap();
+        let y = forward(&op, &x, &weight, &bias).unwrap();
         assert_eq!((y.dims(), values(&y)), (&[1, 2, 3][..], expected.to_vec()), "{op:?}");
         assert_eq!(values(&op.reference(&x, &weight, &bias).unwrap()), expected, "{op:?}");
     }
@@ -33,14 +37,14 @@ fn fast_equals_reference() {
         let [batch, time] = [random.within(1, 3), random.within(1, 40)];
         let [inputs, outputs] = [random.within(1, 70), random.within(1, 70)];
         let x = random.rows(batch, time, inputs);
-        let weight = random.tensor(&[inputs, outputs]);
+        let weight = random.tensor(&[outputs, inputs]);
         let bias = random.tensor(&[outputs]);
         let addends: Vec<Tensor> =
             (0..random.within(0, 2)).map(|_| random.tensor(&[batch, time, outputs])).collect();
         let addends: Vec<&Tensor> = addends.iter().collect();
         for activation in [Activation::Identity, Activation::Relu] {
             let op = Linear { activation, addends: &addends };
-            let fast = op.forward(&x, &weight, &bias).unwrap();
+            let fast = forward(&op, &x, &weight, &bias).unwrap();
             let reference = op.reference(&x, &weight, &bias).unwrap();
             let case = format!("round {round}, {activation:?}, {} addends, x {:?}", addends.len(), x.dims());
             assert_close(&case, &fast, &reference);
@@ -51,13 +55,29 @@ fn fast_equals_reference() {
 #[test]
 fn misfits_name_op_and_shapes() {
     let ones = |dims: &[usize]| tensor(&vec![1.0; dims.iter().product()], dims);
-    let (x, weight) = (ones(&[1, 2, 3]), ones(&[3, 4]));
+    let (x, weight) = (ones(&[1, 2, 3]), ones(&[4, 3]));
     assert_refused(
-        IDENTITY.forward(&x, &ones(&[5, 4]), &ones(&[4])),
+        forward(&IDENTITY, &x, &ones(&[4, 5]), &ones(&[4])),
         &["linear", "[1, 2, 3]", "[5, 4]", "[4]"],
     );
-    assert_refused(IDENTITY.forward(&x, &weight, &ones(&[3])), &["linear", "[1, 2, 3]", "[3, 4]", "[3]"]);
+    assert_refused(forward(&IDENTITY, &x, &weight, &ones(&[3])), &["linear", "[1, 2, 3]", "[3, 4]", "[3]"]);
     let addend = ones(&[1, 3, 4]);
     let op = Linear { addends: &[&addend], ..IDENTITY };
-    assert_refused(op.forward(&x, &weight, &ones(&[4])), &["linear", "[1, 3, 4]", "[1, 2, 4]"]);
+    assert_refused(forward(&op, &x, &weight, &ones(&[4])), &["linear", "[1, 3, 4]", "[1, 2, 4]"]);
+}
+
+/// A row is the same whatever others are multiplied with it, and other formats take the definition.
+#[test]
+fn rows_alone_and_other_formats() {
+    let mut random = Random(11);
+    let (x, weight, bias) = (random.tensor(&[1, 200, 33]), random.tensor(&[50, 33]), random.tensor(&[50]));
+    let all = forward(&IDENTITY, &x, &weight, &bias).unwrap();
+    for (start, len) in [(0, 1), (3, 5), (90, 13), (199, 1)] {
+        let part = forward(&IDENTITY, &x.narrow(1, start, len).unwrap(), &weight, &bias).unwrap();
+        assert_eq!(values(&part), values(&all.narrow(1, start, len).unwrap()), "{len} rows from {start}");
+    }
+    let [x, weight, bias] = [x, weight, bias].map(|t| t.to_dtype(DType::F64).unwrap());
+    let wide = forward(&IDENTITY, &x, &weight, &bias).unwrap().to_dtype(DType::F32).unwrap();
+    assert_close("f64", &all, &wide);
+    assert_eq!(forward(&IDENTITY, &x.narrow(1, 0, 0).unwrap(), &weight, &bias).unwrap().dims(), [1, 0, 50]);
 }

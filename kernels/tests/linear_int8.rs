@@ -1,5 +1,5 @@
 use candle_core::{DType, Tensor};
-use funasr_kernels::{Activation, Int8Weight, Linear, LinearInt8, Rounded};
+use funasr_kernels::{Activation, FloatWeight, Int8Weight, Linear, LinearInt8, Rounded};
 
 use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
 
@@ -99,7 +99,7 @@ fn close_to_f32() {
     let (x, weight) = (random.tensor(&[1, 50, 512]), random.tensor(&[64, 512]));
     let bias = random.tensor(&[64]);
     let op = Linear { activation: Activation::Identity, addends: &[] };
-    let exact = op.forward(&x, &weight.t().unwrap().contiguous().unwrap(), &bias).unwrap();
+    let exact = op.forward(&x, &FloatWeight::new(&weight).unwrap(), &bias).unwrap();
     let norm = |x: &Tensor| values(x).iter().map(|v| v * v).sum::<f32>().sqrt();
     let error = norm(&(forward(&IDENTITY, &x, &weight, &bias) - &exact).unwrap()) / norm(&exact);
     assert!(error < 0.01, "relative error {error}");

@@ -83,7 +83,12 @@ fn round_weights(directory: &Path) -> Result<u64> {
         let staging = tempfile::tempdir_in(directory).map_err(|e| Error::io(directory, e))?;
         files.write_int8(staging.path())?;
         let [from, to] = [staging.path(), directory].map(|folder| folder.join(WEIGHTS_FILE));
-        std::fs::rename(from, &to).map_err(|e| Error::io(&to, e))?;
+        let permissions = std::fs::metadata(&to).map(|old| old.permissions());
+        let replaced = permissions.and_then(|permissions| {
+            std::fs::set_permissions(&from, permissions)?;
+            std::fs::rename(&from, &to)
+        });
+        replaced.map_err(|e| Error::io(&to, e))?;
     }
     let entries = std::fs::read_dir(directory).map_err(|e| Error::io(directory, e))?;
     let files = entries.flatten().filter_map(|entry| entry.metadata().ok()).filter(Metadata::is_file);

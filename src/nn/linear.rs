@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use funasr_kernels::{Activation, Int8Weight, Linear as LinearOp, LinearInt8 as LinearInt8Op, Rounded};
+use funasr_kernels::{
+    Activation, FloatWeight, Int8Weight, Linear as LinearOp, LinearInt8 as LinearInt8Op, Rounded,
+};
 
 use crate::device::{INT8_MARK, STORED_SCALE};
 
@@ -15,8 +17,7 @@ pub struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weight {
-    /// `[in, out]`, turned round once: see [`LinearOp`].
-    Float(Tensor),
+    Float(FloatWeight),
     /// Rounded at load or in the file; there are no floats.
     Int8(Int8Weight),
 }
@@ -87,8 +88,7 @@ impl Weight {
         Ok(if int8 { Self::Int8(Int8Weight::quantize(&weight)?) } else { Self::float(&weight)? })
     }
 
-    /// Turns `weight [out, in]` round.
     fn float(weight: &Tensor) -> Result<Self> {
-        Ok(Self::Float(weight.t()?.contiguous()?))
+        Ok(Self::Float(FloatWeight::new(weight)?))
     }
 }
