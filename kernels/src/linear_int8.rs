@@ -65,7 +65,13 @@ impl Rounded {
         let values = cpu::contiguous("linear_int8", storage, layout)?;
         let mut steps = vec![0i8; values.len()];
         let rows = values.par_chunks_exact(inputs).zip(steps.par_chunks_exact_mut(inputs));
-        let scales = rows.map(|(row, steps)| simd::dispatch(|| round_weights(row, steps))).collect();
+        let round = |(row, steps): (&[f32], &mut [i8])| {
+            simd::dispatch(
+                #[inline(always)]
+                || round_weights(row, steps),
+            )
+        };
+        let scales = rows.map(round).collect();
         Self::from_steps(steps, scales)
     }
 
@@ -81,8 +87,13 @@ impl Rounded {
         if scales.iter().any(|scale| !scale.is_finite()) {
             bail!("linear_int8: a weight [{outputs}, {inputs}] holds values that are not finite");
         }
-        let rounded =
-            |row: &[i8]| simd::dispatch(|| largest_pair(row)) <= PAIR_LIMIT && !row.contains(&i8::MIN);
+        let largest = |row: &[i8]| {
+            simd::dispatch(
+                #[inline(always)]
+                || largest_pair(row),
+            )
+        };
+        let rounded = |row: &[i8]| largest(row) <= PAIR_LIMIT && !row.contains(&i8::MIN);
         if !steps.par_chunks_exact(inputs).all(rounded) {
             bail!("linear_int8: a weight [{outputs}, {inputs}] has steps that overflow");
         }
@@ -173,7 +184,7 @@ impl Int8Weight {
     /// Lays out a rounded weight.
     pub fn pack(rounded: &Rounded) -> Self {
         let (steps, inputs) = (&rounded.steps, rounded.inputs);
-        let sum = |row: &[i8]| simd::dispatch(|| row.iter().map(|&step| i32::from(step)).sum());
+        let sum = |row: &[i8]| row.iter().map(|&step| i32::from(step)).sum();
         let sums = steps.chunks_exact(inputs).map(sum).collect();
         let scales = rounded.scales.clone();
         Self(Arc::new(Packed { product: Product::pack(steps, inputs), scales, sums, inputs }))
@@ -290,16 +301,20 @@ impl Packed {
         let stride = self.product.stride(self.inputs);
         let mut steps = vec![0u8; x.len() / self.inputs * stride];
         let rows = x.chunks_exact(self.inputs).zip(steps.chunks_exact_mut(stride));
-        let round = |(x, steps): (&[f32], &mut [u8])| simd::dispatch(|| round_row(x, &mut steps[..x.len()]));
-        scaled.places = rows.map(round).collect();
+        scaled.places = simd::dispatch(
+            #[inline(always)]
+            || rows.map(|(x, steps)| round_row(x, &mut steps[..x.len()])).collect(),
+        );
         match &self.product {
             #[cfg(target_arch = "x86_64")]
             Product::Panels(panels) => panels.multiply(&steps, y, &scaled),
             Product::Prepacked(weights) => {
                 let sums = weights.multiply(&steps, as_integers(y))?;
-                for (i, row) in sums.chunks_exact_mut(self.scales.len()).enumerate() {
-                    simd::dispatch(|| scaled.row(row, i));
-                }
+                let rows = sums.chunks_exact_mut(self.scales.len()).enumerate();
+                simd::dispatch(
+                    #[inline(always)]
+                    || rows.for_each(|(i, row)| scaled.row(row, i)),
+                );
             }
         }
         Ok(())
@@ -365,8 +380,8 @@ fn round_row(x: &[f32], steps: &mut [u8]) -> (f32, i32) {
     let zero = (-low * inverse).round();
     let shift = zero + 0.5;
     for (step, v) in steps.iter_mut().zip(x) {
-        // Not negative, so that the cast rounds down; it ends at 255, and NaN becomes 0.
-        *step = (v * inverse + shift) as u8;
+        // Not negative, so that the cast rounds down. To i32 it vectorises, to u8 it does not. What NaN gives, the scale undoes.
+        *step = (v * inverse + shift).min(TOP) as i32 as u8;
     }
     (scale, zero as i32)
 }

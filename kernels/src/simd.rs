@@ -1,6 +1,7 @@
 //! Loops compiled for the widest vectors of the processor they run on.
 
-/// Runs `work` in a version for this processor. Only what is inlined into it gains: mark it `#[inline(always)]`.
+/// Runs `work` in a version for this processor. Only what is inlined into it gains: mark it `#[inline(always)]`, the closure
+/// itself too.
 #[inline(always)]
 pub(crate) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
