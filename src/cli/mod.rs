@@ -3,6 +3,7 @@
 mod bench;
 mod convert;
 mod inspect;
+mod itn;
 mod models;
 mod output;
 mod plot;
@@ -44,6 +45,7 @@ enum Command {
     Stream(stream::Args),
     Vad(vad::Args),
     Punctuate(punctuate::Args),
+    Itn(itn::Args),
     Convert(convert::Args),
     Models(models::Args),
     Inspect(inspect::Args),
@@ -59,6 +61,7 @@ impl Cli {
             Command::Stream(args) => args.run(),
             Command::Vad(args) => args.run(),
             Command::Punctuate(args) => args.run(),
+            Command::Itn(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Models(args) => args.run(),
             Command::Inspect(args) => args.run(),

@@ -18,6 +18,7 @@ use crate::frontend::{Features, Frontend};
 use crate::models::sense_voice::QUERY_FRAMES;
 use crate::nn::Lengths;
 use crate::text::Token;
+use crate::text::itn::Itn;
 use crate::text::join::{Joined, Notation, join};
 use crate::text::marks::remove_marks;
 use crate::text::pieces::PieceRules;
@@ -127,16 +128,32 @@ impl Recognizer {
     /// Fails if the network cannot do what is asked.
     ///
     /// # Errors
-    /// [`Error::Unsupported`]: a language or text normalisation, of a network that is not told.
+    /// [`Error::Unsupported`]: a language, of a network that is not told.
     pub fn check(&self, request: &Request) -> Result<()> {
-        let is_told = matches!(self.network, Network::SenseVoice(_));
-        let what = match request {
-            _ if is_told => return Ok(()),
-            Request { itn: true, .. } => "does not normalise text",
-            Request { language, .. } if *language != Language::Auto => "cannot be told a language",
-            _ => return Ok(()),
-        };
-        Err(Error::Unsupported(format!("{}: {what}; of the models here SenseVoiceSmall can", self.origin)))
+        if request.language == Language::Auto || matches!(self.network, Network::SenseVoice(_)) {
+            return Ok(());
+        }
+        let message = "cannot be told a language; of the models here SenseVoiceSmall can";
+        Err(Error::Unsupported(format!("{}: {message}", self.origin)))
+    }
+
+    /// Fails if `request` asks for digits, and neither the network nor `rules` write them.
+    pub(super) fn check_itn(&self, request: &Request, rules: Option<&Itn>) -> Result<()> {
+        if !request.itn || self.normalizes() || rules.is_some() {
+            return Ok(());
+        }
+        let message = "does not write digits by itself, and no rules for text normalisation were given";
+        Err(Error::Unsupported(format!("{}: {message}", self.origin)))
+    }
+
+    /// Whether the network itself writes digits and punctuation if asked to (SenseVoice).
+    pub fn normalizes(&self) -> bool {
+        matches!(self.network, Network::SenseVoice(_))
+    }
+
+    /// Whether the vocabulary is that of an English model, whose texts have English punctuation.
+    pub fn is_english(&self) -> bool {
+        self.notation == Notation::WordStart
     }
 
     /// Makes `request` ask for these hotwords, and says what became of each. Words that the vocabulary cannot spell are
