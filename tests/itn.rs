@@ -329,8 +329,8 @@ mod files {
             (tagger[..40].to_vec(), "a truncated or damaged OpenFST file"),
             (tagger[..tagger.len() - 1].to_vec(), "a truncated or damaged OpenFST file"),
             (
-                fst("compact_acceptor", "standard", 0, &[end]),
-                "an OpenFST file of type `compact_acceptor`; `vector` and `const` are read",
+                fst("const", "standard", 0, &[end]),
+                "an OpenFST file of type `const`; `vector` is read (fstconvert --fst_type=vector)",
             ),
             (
                 fst("vector", "log", 0, &[end]),

@@ -1,6 +1,8 @@
 //! Subtitles: cues in order and of limited size, by the words' own times.
 // Helpers are test code too, but clippy recognises only #[test] functions as such.
 
+use std::ops::Range;
+
 use funasr_candle::text::Token;
 use funasr_candle::text::sentences::{Sentence, sentences};
 use funasr_candle::text::subtitles::{Cue, Layout, cues, srt, tsv, vtt};
@@ -106,7 +108,8 @@ fn long_sentences_are_cut_where_lines_may_break() {
     for (words, text, layout, expected) in cases {
         let words = timed(&words.split(' ').collect::<Vec<_>>());
         let mark = text.len() - text.chars().next_back().unwrap().len_utf8();
-        let marks = if text.ends_with(['。', '.']) { vec![mark..text.len()] } else { vec![] };
+        let marks: Vec<Range<usize>> =
+            Some(mark..text.len()).filter(|_| text.ends_with(['。', '.'])).into_iter().collect();
         let found = cues(&sentences(&words, text, &marks), &words, &layout);
         let found: Vec<_> = found.iter().map(|cue| (cue.start_ms, cue.end_ms, cue.lines.join("|"))).collect();
         let expected: Vec<_> =
