@@ -3,6 +3,7 @@
 // Clippy's own exemption for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod audio;
+mod bias;
 mod cli;
 mod cli_plot;
 mod cli_speech;
@@ -13,6 +14,7 @@ mod hotwords;
 mod hub;
 mod int8;
 mod layering;
+mod lm;
 mod online;
 mod padding;
 mod parity;

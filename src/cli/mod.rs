@@ -3,6 +3,7 @@
 mod bench;
 mod convert;
 mod inspect;
+mod lm;
 mod models;
 mod output;
 mod plot;
@@ -46,6 +47,7 @@ enum Command {
     Punctuate(punctuate::Args),
     Convert(convert::Args),
     Models(models::Args),
+    Lm(lm::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
 }
@@ -61,6 +63,7 @@ impl Cli {
             Command::Punctuate(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Models(args) => args.run(),
+            Command::Lm(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Bench(args) => args.run(),
         }
