@@ -30,6 +30,7 @@ fn load() -> Result<RealTime> {
     let corrector = Corrector {
         recognizer: Recognizer::load(&open("demo")?, &compute)?,
         punctuation: Some(PunctuationModel::load(&open("demo-punc-realtime")?, &compute)?),
+        itn: None,
     };
     let online = OnlineRecognizer::load(&open("demo-online")?, &compute)?;
     let detector = VoiceDetector::load(&open("fsmn-vad")?, &compute)?;

@@ -50,7 +50,7 @@
 //! let detector = VoiceDetector::load(&open("fsmn-vad")?, &compute)?;
 //! let recognizer = Recognizer::load(&open("demo")?, &compute)?;
 //! let punctuation = Some(PunctuationModel::load(&open("demo-punc-realtime")?, &compute)?);
-//! let models = RealTime::new(online, Some(detector), Some(Corrector { recognizer, punctuation }))?;
+//! let models = RealTime::new(online, Some(detector), Some(Corrector { recognizer, punctuation, itn: None }))?;
 //!
 //! let mut session = models.session(&SessionOptions::default())?;
 //! let samples = read_all(Path::new("models/demo/short_00_demo.wav"), models.sample_rate(), None)?;

@@ -108,7 +108,7 @@ impl Desk {
     }
 
     /// `transcribe --offline` with the embedded models named, so that no note is due.
-    fn transcribe(&self, args: &[&str]) -> Outcome {
+    pub fn transcribe(&self, args: &[&str]) -> Outcome {
         let models = ["transcribe", "--offline", "--model", "demo", "--punc-model", "demo-punc"];
         self.run(&[&models, args].concat())
     }
@@ -218,7 +218,10 @@ fn transcribe_json_has_the_promised_fields() {
     let [segment] = &report["segments"].as_array().unwrap()[..] else { panic!("{report}") };
     assert_eq!(keys(segment), ["end_ms", "start_ms", "text", "tokens"].into());
     assert_eq!(keys(&segment["tokens"][0]), ["confidence", "end_ms", "start_ms", "text"].into());
-    assert_eq!(keys(&report["sentences"][0]), ["end_ms", "punctuation", "start_ms", "text"].into());
+    assert_eq!(
+        keys(&report["sentences"][0]),
+        ["confidence", "end_ms", "punctuation", "start_ms", "text"].into()
+    );
     assert_eq!(report["sentences"][0]["punctuation"], "。");
 }
 

@@ -145,8 +145,7 @@ fn languages_and_norms_are_refused_where_they_mean_nothing() {
         let known = ["auto", "zh", "en", "yue", "ja", "ko"];
         assert!(known.iter().all(|name| outcome.stderr.contains(name)), "{}", outcome.stderr);
     }
-    let cases: [(&[&str], &str); 2] =
-        [(&["--language", "ja"], "cannot be told a language"), (&["--itn"], "does not normalise text")];
+    let cases: [(&[&str], &str); 1] = [(&["--language", "ja"], "cannot be told a language")];
     for (args, cause) in cases {
         for command in ["transcribe", "stream", "inspect"] {
             let rest = if command == "inspect" { vec!["--out", "o.safetensors", "--audio"] } else { vec![] };
@@ -324,6 +323,89 @@ fn inspect_takes_hotwords() {
     assert_ne!(ids(&[]), ids(&["--hotwords", "院院 音"]));
 }
 
+// --------------------------------------------------------------------------------------------------------------- itn
+
+#[test]
+fn itn_writes_digits() {
+    let desk = Desk::new();
+    let cases: [(&[&str], &str, &str); 5] = [
+        (&["二零二二年五月二十号", "twenty three dollars"], "", "2022/05/20\n$23\n"),
+        (&["--language", "en", "二十"], "", "二十\n"),
+        (&["--language", "zh"], "十分感谢\n\n百分之五十\n", "十分感谢\n\n50%\n"),
+        (&["--no-idioms", "十分感谢"], "", "10分感谢\n"),
+        (&[], "", ""),
+    ];
+    for (args, stdin, expected) in cases {
+        let outcome = desk.run_with(&[&["itn"], args].concat(), stdin.as_bytes());
+        assert_eq!((&*outcome.stdout, &*outcome.stderr, outcome.code), (expected, "", 0), "{args:?}");
+    }
+    assert_eq!(desk.run(&["itn", "--language", "ja", "一"]).code, 2);
+    let wrong = desk.write("rules/zh_itn_tagger.fst", "<html>");
+    let error = desk.run(&["itn", "--itn-dir", "rules", "一"]);
+    assert!(error.error().contains("zh_itn_tagger.fst: not an OpenFST file"), "{wrong}: {}", error.error());
+    assert!(
+        desk.run(&["itn", "--itn-dir", "nowhere", "一"]).error().contains("nowhere: no zh_itn_tagger.fst")
+    );
+}
+
+#[test]
+fn rules_write_digits_and_times_stay() {
+    let desk = Desk::new();
+    let spoken = desk.transcribe(&["--format", "json", &eval("short_02")]).json().remove(0);
+    let written = desk.transcribe(&["--itn", "--format", "json", &eval("short_02")]).json().remove(0);
+    assert_eq!(
+        (&spoken["text"], &spoken["spoken_text"]),
+        (&"公司有二千一百九十六名员工。".into(), &Value::Null)
+    );
+    assert_eq!((&written["text"], &written["spoken_text"]), (&"公司有2196名员工。".into(), &spoken["text"]));
+    assert_eq!(written["segments"][0]["text"], "公司有2196名员工");
+    let words = |report: &Value| -> Vec<(String, [u64; 2])> {
+        let word = |word: &Value| {
+            let span = ["start_ms", "end_ms"].map(|key| word[key].as_u64().unwrap());
+            (word["text"].as_str().unwrap().to_owned(), span)
+        };
+        report["segments"][0]["tokens"].as_array().unwrap().iter().map(word).collect()
+    };
+    let [before, after] = [words(&spoken), words(&written)];
+    assert_eq!(after[..3], before[..3]);
+    assert_eq!(after[3], ("2196".to_owned(), [before[3].1[0], before[9].1[1]]));
+    assert_eq!(after[4..], before[10..]);
+    let sentence = |report: &Value| ["start_ms", "end_ms"].map(|key| report["sentences"][0][key].clone());
+    assert_eq!(sentence(&written), sentence(&spoken));
+    let bare = desk.transcribe(&["--itn", "--no-punc", "--format", "srt", &eval("short_02")]).ok();
+    assert!(bare.ends_with("公司有2196名员工\n\n"), "{bare}");
+}
+
+#[test]
+fn rules_are_refused_where_they_have_no_effect() {
+    let desk = Desk::new();
+    let file = eval("short_02");
+    let cases: [&[&str]; 3] = [
+        &["transcribe", "--offline", "--model", "demo-sensevoice", "--itn", "--itn-dir", "x"],
+        &["transcribe", "--offline", "--model", "demo", "--no-idioms"],
+        &["stream", "--offline", "--mode", "online", "--no-idioms"],
+    ];
+    for args in cases {
+        assert!(desk.run(&[args, &[&file]].concat()).error().contains("--itn"), "{args:?}");
+    }
+    let outcome = desk.transcribe(&["--max-cue-seconds", "3", &file]);
+    assert!(outcome.error().contains("are for --format srt, vtt and tsv"));
+}
+
+#[test]
+fn subtitles_keep_their_limits() {
+    let desk = Desk::new();
+    let file = eval("short_02");
+    let args =
+        ["--format", "tsv", "--max-line-width", "10", "--max-lines", "1", "--max-cue-seconds", "2", &file];
+    let table = desk.transcribe(&args).ok();
+    let rows: Vec<Vec<&str>> = table.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+    assert_eq!(rows.iter().map(|row| row[2]).collect::<String>(), "公司有二千一百九十六名员工。");
+    assert!(rows.len() >= 3 && rows.iter().all(|row| row[2].chars().count() <= 5), "{table}");
+    let ms = |field: &str| field.parse::<u64>().unwrap();
+    assert!(rows.iter().all(|row| (1..=2000).contains(&(ms(row[1]) - ms(row[0])))), "{table}");
+}
+
 // ------------------------------------------------------------------------------------------------------------ stream
 
 /// `stream --offline` with the embedded models named, so that no note is due.
@@ -417,6 +499,21 @@ fn stream_says_each_sentence_twice() {
         assert!(stamps.iter().flatten().is_sorted() && stamps.len() > 8, "{last}");
         assert_eq!(last["stamp_sents"].as_array().unwrap().len(), 2, "{last}");
     }
+}
+
+#[test]
+fn stream_writes_digits_with_a_time_for_each() {
+    let desk = Desk::new();
+    let outcome = stream(&desk, &[&TWO_PASS[..], &["--itn", &eval("short_02")]].concat(), b"");
+    let messages = messages(&outcome);
+    let last = messages.last().unwrap();
+    assert_eq!(last["text"], "公司有2196名员工。");
+    assert_eq!(last["spoken_text"], "公司有二千一百九十六名员工。");
+    let [sentence] = &last["stamp_sents"].as_array().unwrap()[..] else { panic!("{last}") };
+    assert_eq!(sentence["text_seg"], "公 司 有 2 1 9 6 名 员 工");
+    let stamps: Vec<[u64; 2]> = serde_json::from_str(last["timestamp"].as_str().unwrap()).unwrap();
+    assert!(stamps.iter().flatten().is_sorted() && stamps.len() == 10, "{last}");
+    assert_eq!(serde_json::to_value(&stamps).unwrap(), sentence["ts_list"]);
 }
 
 #[test]

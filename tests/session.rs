@@ -46,7 +46,7 @@ fn two_pass() -> RealTime {
 
 fn two_pass_with(recognizer: Recognizer) -> RealTime {
     let punctuation = PunctuationModel::load(&model("demo-punc-realtime"), &Compute::cpu()).unwrap();
-    let corrector = Corrector { recognizer, punctuation: Some(punctuation) };
+    let corrector = Corrector { recognizer, punctuation: Some(punctuation), itn: None };
     RealTime::new(online(), Some(detector()), Some(corrector)).unwrap()
 }
 
@@ -366,7 +366,7 @@ fn ten_minutes_are_held_as_one_segment() {
     Golden::open("online_basic").write_model(directory.path(), &["<blank>", "<s>", "</s>", "<unk>"], None);
     let files = ModelFiles::open(directory.path()).unwrap();
     let tiny = OnlineRecognizer::load(&files, &Compute::cpu()).unwrap();
-    let corrector = Corrector { recognizer: seaco(), punctuation: None };
+    let corrector = Corrector { recognizer: seaco(), punctuation: None, itn: None };
     let models = RealTime::new(tiny, Some(detector()), Some(corrector)).unwrap();
     let clip = samples("long_01");
     let (mut session, mut messages, mut most_ms) = (session(&models), Vec::new(), 0);
@@ -428,7 +428,7 @@ fn bad_pushes_are_refused_and_lose_nothing() {
 #[test]
 fn unusable_combinations_are_refused() {
     let recognizer = Recognizer::load(&model("demo"), &Compute::cpu()).unwrap();
-    let corrector = Corrector { recognizer, punctuation: None };
+    let corrector = Corrector { recognizer, punctuation: None, itn: None };
     let error = RealTime::new(online(), None, Some(corrector)).unwrap_err().to_string();
     assert!(error.contains("voice detection"), "{error}");
 }

@@ -14,7 +14,6 @@ use funasr_candle::text::Token;
 use funasr_candle::text::join::{Notation, join, join_segments, join_text};
 use funasr_candle::text::segment::Segmenter;
 use funasr_candle::text::sentences::{Sentence, sentences};
-use funasr_candle::text::subtitles::{srt, tsv, vtt};
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use proptest::prelude::*;
@@ -554,6 +553,20 @@ mod punctuating {
     }
 
     #[test]
+    fn every_mark_and_mixed_text_are_written() {
+        let punctuator = punctuator(&["<unk>".to_owned()], false);
+        let cases: [(&str, &[u32], &str); 4] = [
+            ("苹果香蕉和梨", &[1, 5, 1, 2, 1, 4], "苹果、香蕉，和梨？"),
+            ("我用 iphone 手机 on wifi 吗", &[1, 1, 1, 1, 3, 1, 2, 4], "我用iphone手机。On wifi,吗？"),
+            ("see you at ten", &[2, 1, 1, 4], "See, you at ten?"),
+            ("ok好hello world", &[3, 2, 1, 3], "Ok.好，hello world."),
+        ];
+        for (text, labels, expected) in cases {
+            assert_eq!(punctuator.punctuate(text, |_| Ok(labels.to_vec())).unwrap().text, expected);
+        }
+    }
+
+    #[test]
     fn a_text_without_any_mark_is_labelled_in_bounded_windows() {
         let punctuator = punctuator(&["<unk>".to_owned()], false);
         let (mut longest, mut labelled) = (0, 0);
@@ -722,6 +735,18 @@ mod sentence_times {
     }
 
     #[test]
+    fn a_sentence_is_as_sure_as_its_words_on_the_whole() {
+        let (text, marks) = punctuated(&["你", "好", "吗", "嗯"], &[1, 2, 3, 3]);
+        let mut words = timed(&["你", "好", "吗", "嗯"]);
+        for (word, confidence) in words.iter_mut().zip([Some(0.9), Some(0.4), Some(0.5), None]) {
+            word.confidence = confidence;
+        }
+        let found: Vec<_> = sentences(&words, &text, &marks).into_iter().map(|s| s.confidence).collect();
+        assert!((found[0].unwrap() - 0.6).abs() < 1e-6, "{found:?}");
+        assert_eq!(found[1..], [Some(0.5), None]);
+    }
+
+    #[test]
     fn words_that_do_not_spell_the_text_are_still_covered() {
         let (text, marks) = punctuated(&["你", "好"], &[2, 3]);
         let cases: [(&[&str], &[[u64; 2]]); 3] = [
@@ -759,48 +784,5 @@ mod sentence_times {
             let marks: Vec<Range<usize>> = marks.into_iter().map(|(begin, end)| begin..end).collect();
             sentences(&timed(&["你好", "a"]), &text, &marks);
         }
-    }
-}
-
-mod subtitle_files {
-    use super::*;
-
-    fn sentence(text: &str, start_ms: u64, end_ms: u64) -> Sentence {
-        Sentence { text: text.to_owned(), punctuation: String::new(), start_ms, end_ms, words: 0..0 }
-    }
-
-    #[test]
-    fn three_formats() {
-        let list = [sentence("你好，", 0, 1050), sentence("a <b> & c --> d", 3_723_004, 3_723_999)];
-        assert_eq!(
-            srt(&list),
-            "1\n00:00:00,000 --> 00:00:01,050\n你好，\n\n2\n01:02:03,004 --> 01:02:03,999\na <b> & c --> d\n\n"
-        );
-        assert_eq!(
-            vtt(&list),
-            "WEBVTT\n\n00:00:00.000 --> 00:00:01.050\n你好，\n\n\
-             01:02:03.004 --> 01:02:03.999\na &lt;b&gt; &amp; c --&gt; d\n\n"
-        );
-        assert_eq!(tsv(&list), "start\tend\ttext\n0\t1050\t你好，\n3723004\t3723999\ta <b> & c --> d\n");
-        assert_eq!(
-            (srt(&[]), vtt(&[]), tsv(&[])),
-            (String::new(), "WEBVTT\n\n".into(), "start\tend\ttext\n".into())
-        );
-    }
-
-    #[test]
-    fn cues_are_single_lines_of_some_length_in_order() {
-        let list = [
-            sentence("two\nlines\tand\r\n\n a\u{0} tab", 10, 10),
-            sentence(" \n ", 11, 20),
-            sentence("b", 0, 40),
-            sentence("c", 5, 30),
-            sentence("late", 360_000_000, 360_000_000),
-        ];
-        assert_eq!(
-            tsv(&list),
-            "start\tend\ttext\n10\t11\ttwo lines and a tab\n11\t40\tb\n40\t41\tc\n360000000\t360000001\tlate\n"
-        );
-        assert!(srt(&list).ends_with("4\n100:00:00,000 --> 100:00:00,001\nlate\n\n"));
     }
 }

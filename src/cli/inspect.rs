@@ -136,7 +136,14 @@ impl Args {
                 self.refuse_plot(&files.origin, "works on chunks that overlap")?;
                 self.stream(&OnlineRecognizer::load(files, compute)?, &mut found)?;
             }
-            _ => self.recognize(&Recognizer::load(files, compute)?, &mut found)?,
+            _ => {
+                let recognizer = Recognizer::load(files, compute)?;
+                if self.request.needs_rules(&recognizer) {
+                    let message = "does not normalise text; rules do, and have no stages";
+                    return Err(Error::Unsupported(format!("{}: {message}", files.origin)));
+                }
+                self.recognize(&recognizer, &mut found)?;
+            }
         }
         Ok(found)
     }

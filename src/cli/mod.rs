@@ -3,6 +3,7 @@
 mod bench;
 mod convert;
 mod inspect;
+mod itn;
 mod lm;
 mod models;
 mod output;
@@ -45,6 +46,7 @@ enum Command {
     Stream(stream::Args),
     Vad(vad::Args),
     Punctuate(punctuate::Args),
+    Itn(itn::Args),
     Convert(convert::Args),
     Models(models::Args),
     Lm(lm::Args),
@@ -61,6 +63,7 @@ impl Cli {
             Command::Stream(args) => args.run(),
             Command::Vad(args) => args.run(),
             Command::Punctuate(args) => args.run(),
+            Command::Itn(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Models(args) => args.run(),
             Command::Lm(args) => args.run(),

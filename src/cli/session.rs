@@ -11,6 +11,7 @@ use funasr_candle::decode::search::SearchOptions;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_candle::hub::{self, Hub, HubOptions, Progress};
 use funasr_candle::pipeline::{Language, Recognizer, Request, open_model};
+use funasr_candle::text::itn::Itn;
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use indicatif::ProgressBar;
@@ -73,7 +74,7 @@ pub struct RequestArgs {
     /// Language of the speech, for models that are told (SenseVoice): auto, zh, en, yue, ja, ko
     #[arg(long, default_value_t)]
     language: Language,
-    /// Write numbers as digits (SenseVoice, which then punctuates itself)
+    /// Write numbers in digits: SenseVoice by itself, punctuation included, other models by rules
     #[arg(long)]
     itn: bool,
     /// n-gram language model: a folder of `lm build` or of FunASR (TLG.fst, config.yaml, lexicon.txt)
@@ -81,6 +82,8 @@ pub struct RequestArgs {
     lm: Option<PathBuf>,
     #[command(flatten)]
     search: SearchArgs,
+    #[command(flatten)]
+    rules: ItnArgs,
 }
 
 /// How an n-gram model and hotword graphs are searched, by the names of FunASR's C++ runtime.
@@ -114,10 +117,52 @@ fn within(text: &str, least: f32, most: f32) -> std::result::Result<f32, String>
     number.ok_or_else(|| format!("not a number from {least} to {most}"))
 }
 
+/// The rules of text normalisation.
+#[derive(Debug, Clone, Args)]
+pub struct ItnArgs {
+    /// Folder of rules: zh_itn_tagger.fst, zh_itn_verbalizer.fst, and the same for en [default: WeTextProcessing's]
+    #[arg(long, value_name = "DIR")]
+    itn_dir: Option<PathBuf>,
+    /// Write numbers in digits even inside words such as 十分感谢 or "first of all"
+    #[arg(long)]
+    no_idioms: bool,
+}
+
+impl ItnArgs {
+    /// Reads the rules.
+    pub fn load(&self) -> Result<Itn> {
+        let rules = self.itn_dir.as_deref().map_or_else(Itn::embedded, Itn::open)?;
+        Ok(if self.no_idioms { rules.with_idioms(None) } else { rules })
+    }
+
+    fn given(&self) -> bool {
+        self.itn_dir.is_some() || self.no_idioms
+    }
+}
+
 impl RequestArgs {
+    /// Whether digits are asked for that the recogniser does not write itself.
+    pub fn needs_rules(&self, recognizer: &Recognizer) -> bool {
+        self.itn && !recognizer.normalizes()
+    }
+
+    /// The rules that write digits, if digits are asked for and the recogniser does not write them itself.
+    pub fn itn(&self, recognizer: &Recognizer) -> Result<Option<Arc<Itn>>> {
+        if self.needs_rules(recognizer) {
+            return self.rules.load().map(|rules| Some(Arc::new(rules)));
+        }
+        if self.rules.given() {
+            let message =
+                "--itn-dir and --no-idioms are for --itn of models that do not write digits by themselves";
+            return Err(Error::Unsupported(message.into()));
+        }
+        Ok(None)
+    }
+
     /// Fails if anything is asked of what cannot be asked: a model, `origin`, or a first pass alone.
     pub fn refuse(&self, origin: &str) -> Result<()> {
-        if self.hotwords.is_none() && self.language == Language::Auto && !self.itn && self.lm.is_none() {
+        let itn = self.itn || self.rules.given();
+        if self.hotwords.is_none() && self.language == Language::Auto && !itn && self.lm.is_none() {
             return Ok(());
         }
         let message = "takes no --hotwords, --language, --itn or --lm; offline recognition models do";

@@ -136,7 +136,8 @@ impl Args {
                 options.request = self.request.read(&recognizer)?.0;
                 let (_, files) = open(&self.punc_model, Role::RealtimePunctuation)?;
                 let punctuation = Some(PunctuationModel::load(&files, &compute)?);
-                Some(Corrector { recognizer, punctuation })
+                let itn = self.request.itn(&recognizer)?;
+                Some(Corrector { recognizer, punctuation, itn })
             }
         };
         Ok((RealTime::new(online, detector, corrector)?, options))

@@ -10,7 +10,7 @@ use funasr_candle::pipeline::{
     PunctuationModel, Recognizer, Request, Segment, Transcriber, TranscriberOptions, Transcript,
     VoiceDetector,
 };
-use funasr_candle::text::subtitles;
+use funasr_candle::text::subtitles::{self, Layout};
 use funasr_candle::{Error, Result};
 use serde::Serialize;
 
@@ -54,11 +54,42 @@ pub struct Args {
     #[arg(long)]
     keep_tags: bool,
     #[command(flatten)]
+    layout: LayoutArgs,
+    #[command(flatten)]
     request: session::RequestArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
     hub: HubArgs,
+}
+
+/// How much of a subtitle is shown at a time.
+#[derive(Debug, clap::Args)]
+struct LayoutArgs {
+    /// Columns of a subtitle line, two for a Chinese character [default: no limit, a sentence is one line]
+    #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(2..))]
+    max_line_width: Option<u16>,
+    /// Lines of a subtitle of limited width [default: 2]
+    #[arg(long, value_name = "N", requires = "max_line_width", value_parser = clap::value_parser!(u16).range(1..))]
+    max_lines: Option<u16>,
+    /// Longest time that a subtitle is shown [default: no limit]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u16).range(1..))]
+    max_cue_seconds: Option<u16>,
+}
+
+impl LayoutArgs {
+    fn given(&self) -> bool {
+        self.max_line_width.is_some() || self.max_cue_seconds.is_some()
+    }
+
+    fn layout(&self) -> Layout {
+        let default = Layout::default();
+        Layout {
+            line_width: self.max_line_width.map(usize::from),
+            lines: self.max_lines.map_or(default.lines, usize::from),
+            cue_ms: self.max_cue_seconds.map(|seconds| u64::from(seconds) * 1000),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,6 +126,11 @@ struct Biasing<'a> {
 impl Args {
     /// Transcribes everything that can be; fails at the end if anything could not.
     pub fn run(&self) -> Result<()> {
+        if matches!(self.format, Format::Text | Format::Json) && self.layout.given() {
+            let message =
+                "--max-line-width, --max-lines and --max-cue-seconds are for --format srt, vtt and tsv";
+            return Err(Error::Unsupported(message.into()));
+        }
         let inputs = expand_inputs(&self.inputs);
         let (model, transcriber) = self.load()?;
         if let Some(folder) = &self.output_dir {
@@ -122,7 +158,9 @@ impl Args {
             max_end_silence_ms: self.max_end_silence_ms,
         };
         let (detector, punctuation) = (detector.transpose()?, punctuation.transpose()?);
-        Ok((model, Transcriber::new(recognizer, detector, punctuation, options)))
+        let itn = self.request.itn(&recognizer)?;
+        let transcriber = Transcriber::new(recognizer, detector, punctuation, options);
+        Ok((model, itn.into_iter().fold(transcriber, Transcriber::with_itn)))
     }
 }
 
@@ -173,14 +211,15 @@ impl Job<'_> {
         hotwords: Option<Biasing>,
         seconds: f64,
     ) -> Result<String> {
+        let cues = || transcript.cues(&self.args.layout.layout());
         Ok(match self.args.format {
             Format::Text if self.several && self.args.output_dir.is_none() => {
                 format!("{}\t{}\n", input.key, transcript.text)
             }
             Format::Text => format!("{}\n", transcript.text),
-            Format::Srt => subtitles::srt(&transcript.sentences),
-            Format::Vtt => subtitles::vtt(&transcript.sentences),
-            Format::Tsv => subtitles::tsv(&transcript.sentences),
+            Format::Srt => subtitles::srt(&cues()),
+            Format::Vtt => subtitles::vtt(&cues()),
+            Format::Tsv => subtitles::tsv(&cues()),
             Format::Json => {
                 let report = Report {
                     file: input.name(),

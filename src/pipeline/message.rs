@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Tags;
 use crate::text::Token;
 use crate::text::sentences::Sentence;
+use crate::text::stamps::stamps;
 
 /// One message of a [`Session`](super::Session).
 #[derive(Debug, Clone, PartialEq)]
@@ -44,12 +45,14 @@ pub struct Correction {
     pub sentences: Vec<Sentence>,
     /// What a model that tells more than words says.
     pub tags: Tags,
+    /// The text before numbers were written in digits, if rules did that.
+    pub spoken_text: Option<String>,
 }
 
 impl Message {
     /// The message with the field names of FunASR's 2pass server (`websocket-server-2pass.cpp`), and `language`, `emotion`
-    /// and `event` from a model that tells them. `timestamp` is a string
-    /// that holds a JSON list, as its clients expect, or absent.
+    /// and `event` from a model that tells them, and `spoken_text` where rules wrote digits. `timestamp` is a string that
+    /// holds a JSON list, as its clients expect, or absent; times are in the grain of [`stamps`].
     pub fn to_json(&self, wav_name: &str) -> Value {
         let mut json = Map::from_iter([
             ("wav_name".to_owned(), wav_name.into()),
@@ -81,22 +84,23 @@ impl Correction {
         for (name, tag) in [("language", language), ("emotion", emotion), ("event", event)] {
             json.extend(tag.as_deref().map(|tag| (name.to_owned(), tag.into())));
         }
+        json.extend(self.spoken_text.as_deref().map(|text| ("spoken_text".to_owned(), text.into())));
         if !self.words.is_empty() {
-            json.insert("timestamp".to_owned(), Value::from(spans(&self.words)).to_string().into());
+            json.insert("timestamp".to_owned(), Value::from(spans(&stamps(&self.words))).to_string().into());
             json.insert("stamp_sents".to_owned(), self.sentences.iter().map(|s| self.stamped(s)).collect());
         }
         json
     }
 
     fn stamped(&self, sentence: &Sentence) -> Value {
-        let words = self.words.get(sentence.words.clone()).unwrap_or_default();
+        let words = stamps(self.words.get(sentence.words.clone()).unwrap_or_default());
         let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
         json!({
             "text_seg": texts.join(" "),
             "punc": sentence.punctuation,
             "start": sentence.start_ms,
             "end": sentence.end_ms,
-            "ts_list": spans(words),
+            "ts_list": spans(&words),
         })
     }
 }

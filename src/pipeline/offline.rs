@@ -3,6 +3,9 @@
 //! A recording is read once, minute by minute. Only the audio of the open segment and of the segments that wait for
 //! a batch is held, so memory does not depend on the length of the recording.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use super::held::Held;
 use super::transcript::main_language;
 use super::{
@@ -10,9 +13,11 @@ use super::{
 };
 use crate::audio::AudioReader;
 use crate::error::{Error, Result};
-use crate::text::Token;
+use crate::punctuation::Punctuated;
+use crate::text::confidence;
+use crate::text::itn::Itn;
 use crate::text::join::{join_segments, join_sentences};
-use crate::text::marks::marks;
+use crate::text::marks::{english, marks};
 use crate::text::sentences::{Sentence, sentences};
 use crate::vad::{EndSilence, Event, FILE_CHUNK_MS};
 
@@ -40,6 +45,7 @@ pub struct Transcriber {
     recognizer: Recognizer,
     detector: Option<VoiceDetector>,
     punctuation: Option<PunctuationModel>,
+    itn: Option<Arc<Itn>>,
     options: TranscriberOptions,
 }
 
@@ -51,7 +57,12 @@ impl Transcriber {
         punctuation: Option<PunctuationModel>,
         options: TranscriberOptions,
     ) -> Self {
-        Self { recognizer, detector, punctuation, options }
+        Self { recognizer, detector, punctuation, itn: None, options }
+    }
+
+    /// The same with rules that write digits, of a model that does not write them itself, where a request asks for them.
+    pub fn with_itn(self, rules: Arc<Itn>) -> Self {
+        Self { itn: Some(rules), ..self }
     }
 
     /// Sample rate at which recordings have to be opened.
@@ -68,13 +79,15 @@ impl Transcriber {
     /// milliseconds have been read. Silence gives an empty text.
     ///
     /// # Errors
-    /// Audio that cannot be decoded, less audio than one analysis window, a recording too long to go without voice detection, a failed forward pass.
+    /// Audio that cannot be decoded, less audio than one analysis window, a recording too long to go without voice
+    /// detection, digits without rules for them, a failed forward pass.
     pub fn transcribe(
         &self,
         audio: &mut AudioReader,
         request: &Request,
         progress: impl FnMut(u64),
     ) -> Result<Transcript> {
+        self.recognizer.check_itn(request, self.itn.as_deref())?;
         let mut run =
             Run { transcriber: self, request, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
         let duration_ms = match &self.detector {
@@ -87,25 +100,41 @@ impl Transcriber {
                 format!("holds {duration_ms} ms of audio; {window_ms} ms is the least that can be heard");
             return Err(Error::audio(audio.name(), message));
         }
-        let (text, sentences) = self.punctuate(&run.segments)?;
-        let language = main_language(&run.segments);
-        Ok(Transcript { duration_ms, text, language, segments: run.segments, sentences })
+        self.write(duration_ms, run.segments, request)
     }
 
-    fn punctuate(&self, segments: &[Segment]) -> Result<(String, Vec<Sentence>)> {
-        if segments.iter().any(|segment| segment.punctuated) {
-            return Ok(own_punctuation(segments));
+    /// The transcript of recognised segments.
+    fn write(&self, duration_ms: u64, segments: Vec<Segment>, request: &Request) -> Result<Transcript> {
+        let language = main_language(&segments);
+        let mut transcript = Transcript { duration_ms, language, segments, ..Transcript::default() };
+        if transcript.segments.iter().any(|segment| segment.punctuated) {
+            (transcript.text, transcript.sentences) = own_punctuation(&transcript.segments);
+            return Ok(transcript);
         }
+        let (mut text, mut marks) = self.punctuate(&transcript.segments)?;
+        if let Some(itn) = self.itn.as_deref().filter(|_| request.itn && !self.recognizer.normalizes()) {
+            transcript.spoken_text = Some(text.clone());
+            let parts =
+                transcript.segments.iter_mut().map(|segment| (&mut segment.text, &mut segment.tokens));
+            itn.rewrite(&mut parts.collect::<Vec<_>>(), &mut text, &mut marks);
+        }
+        transcript.sentences = match self.punctuation {
+            Some(_) => sentences(&transcript.words(), &text, &marks),
+            None => bare_sentences(&transcript.segments),
+        };
+        transcript.text = text;
+        Ok(transcript)
+    }
+
+    /// The text of all segments, and where its marks stand.
+    fn punctuate(&self, segments: &[Segment]) -> Result<(String, Vec<Range<usize>>)> {
         let spoken: Vec<&str> =
             segments.iter().map(|segment| segment.text.as_str()).filter(|text| !text.is_empty()).collect();
         let text = join_segments(&spoken);
-        let Some(punctuation) = &self.punctuation else {
-            return Ok((text, segments.iter().filter_map(bare_sentence).collect()));
-        };
-        let punctuated = punctuation.punctuate(&text)?;
-        let words: Vec<Token> = segments.iter().flat_map(|segment| segment.tokens.iter().cloned()).collect();
-        let sentences = sentences(&words, &punctuated.text, &punctuated.marks);
-        Ok((punctuated.text, sentences))
+        let Some(punctuation) = &self.punctuation else { return Ok((text, Vec::new())) };
+        let Punctuated { text, mut marks, .. } = punctuation.punctuate(&text)?;
+        marks.retain(|mark| !mark.is_empty());
+        Ok(if self.recognizer.is_english() { english(&text, &marks) } else { (text, marks) })
     }
 }
 
@@ -113,18 +142,36 @@ impl Transcriber {
 fn own_punctuation(segments: &[Segment]) -> (String, Vec<Sentence>) {
     let texts: Vec<&str> = segments.iter().map(|segment| segment.text.as_str()).collect();
     let cut = |segment: &Segment| sentences(&segment.tokens, &segment.text, &marks(&segment.text));
-    (join_sentences(&texts), segments.iter().flat_map(cut).collect())
+    (join_sentences(&texts), in_transcript(segments, cut))
 }
 
-/// A segment as a sentence of its own, if anything was said.
-fn bare_sentence(segment: &Segment) -> Option<Sentence> {
-    (!segment.text.is_empty()).then(|| Sentence {
-        text: segment.text.clone(),
-        punctuation: String::new(),
-        start_ms: segment.start_ms,
-        end_ms: segment.end_ms,
-        words: 0..segment.tokens.len(),
+/// Each segment in which anything was said as a sentence of its own.
+fn bare_sentences(segments: &[Segment]) -> Vec<Sentence> {
+    in_transcript(segments, |segment| {
+        let sentence = Sentence {
+            text: segment.text.clone(),
+            punctuation: String::new(),
+            start_ms: segment.start_ms,
+            end_ms: segment.end_ms,
+            confidence: confidence(&segment.tokens),
+            words: 0..segment.tokens.len(),
+        };
+        if segment.text.is_empty() { Vec::new() } else { vec![sentence] }
     })
+}
+
+/// The sentences that `cut` makes of each segment, their words counted through the transcript.
+fn in_transcript(segments: &[Segment], cut: impl Fn(&Segment) -> Vec<Sentence>) -> Vec<Sentence> {
+    let mut first = 0;
+    let mut found = Vec::new();
+    for segment in segments {
+        found.extend(cut(segment).into_iter().map(|sentence| Sentence {
+            words: first + sentence.words.start..first + sentence.words.end,
+            ..sentence
+        }));
+        first += segment.tokens.len();
+    }
+    found
 }
 
 /// One recording on its way through.

@@ -22,6 +22,7 @@ use crate::frontend::{Features, Frontend};
 use crate::models::sense_voice::QUERY_FRAMES;
 use crate::nn::Lengths;
 use crate::text::Token;
+use crate::text::itn::Itn;
 use crate::text::join::{Joined, Notation, join};
 use crate::text::marks::remove_marks;
 use crate::text::pieces::PieceRules;
@@ -133,8 +134,7 @@ impl Recognizer {
     /// Fails if the network cannot do what is asked.
     ///
     /// # Errors
-    /// [`Error::Unsupported`]: a language or text normalisation, of a network that is not told; an n-gram model that was opened
-    /// for another.
+    /// [`Error::Unsupported`]: a language, of a network that is not told; an n-gram model that was opened for another.
     pub fn check(&self, request: &Request) -> Result<()> {
         if let Some(vocab) =
             request.lm.as_ref().map(|lm| lm.vocab()).filter(|vocab| *vocab != self.tokens.len())
@@ -143,14 +143,30 @@ impl Recognizer {
             let message = format!("{}: has {count} tokens and the n-gram model {vocab}", self.origin);
             return Err(Error::Unsupported(message));
         }
-        let is_told = matches!(self.network, Network::SenseVoice(_));
-        let what = match request {
-            _ if is_told => return Ok(()),
-            Request { itn: true, .. } => "does not normalise text",
-            Request { language, .. } if *language != Language::Auto => "cannot be told a language",
-            _ => return Ok(()),
-        };
-        Err(Error::Unsupported(format!("{}: {what}; of the models here SenseVoiceSmall can", self.origin)))
+        if request.language == Language::Auto || matches!(self.network, Network::SenseVoice(_)) {
+            return Ok(());
+        }
+        let message = "cannot be told a language; of the models here SenseVoiceSmall can";
+        Err(Error::Unsupported(format!("{}: {message}", self.origin)))
+    }
+
+    /// Fails if `request` asks for digits, and neither the network nor `rules` write them.
+    pub(super) fn check_itn(&self, request: &Request, rules: Option<&Itn>) -> Result<()> {
+        if !request.itn || self.normalizes() || rules.is_some() {
+            return Ok(());
+        }
+        let message = "does not write digits by itself, and no rules for text normalisation were given";
+        Err(Error::Unsupported(format!("{}: {message}", self.origin)))
+    }
+
+    /// Whether the network itself writes digits and punctuation if asked to (SenseVoice).
+    pub fn normalizes(&self) -> bool {
+        matches!(self.network, Network::SenseVoice(_))
+    }
+
+    /// Whether the vocabulary is that of an English model, whose texts have English punctuation.
+    pub fn is_english(&self) -> bool {
+        self.notation == Notation::WordStart
     }
 
     /// Opens a language model directory of FunASR or of `lm build` for this vocabulary.

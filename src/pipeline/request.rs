@@ -15,7 +15,8 @@ pub use crate::models::sense_voice::Language;
 pub struct Request {
     /// Language of the speech, for models that are told.
     pub language: Language,
-    /// Whether a model that knows both writes digits and punctuation (SenseVoice).
+    /// Whether numbers are written in digits: by a model that knows both (SenseVoice, which then punctuates itself), else by
+    /// the rules ([`Itn`](crate::text::itn::Itn)) that the transcriber or corrector has.
     pub itn: bool,
     /// An n-gram model that the search takes into account; see [`Recognizer::open_lm`](super::Recognizer::open_lm).
     pub lm: Option<Arc<LanguageModel>>,

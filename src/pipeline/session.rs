@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -22,8 +23,9 @@ use super::{
 use crate::error::{Error, Result};
 use crate::punctuation::realtime::Cache;
 use crate::text::Token;
+use crate::text::itn::Itn;
 use crate::text::join::PartialJoin;
-use crate::text::marks::marks;
+use crate::text::marks::{english, marks};
 use crate::text::sentences::sentences;
 use crate::vad::{EndSilence, Event};
 
@@ -47,10 +49,36 @@ pub struct Corrector {
     pub recognizer: Recognizer,
     /// Punctuation of what it recognises, real-time or offline.
     pub punctuation: Option<PunctuationModel>,
+    /// Rules that write digits where a request asks for them and the recogniser does not write them itself.
+    pub itn: Option<Arc<Itn>>,
 }
 
 impl Corrector {
-    /// The text of a segment with punctuation, and where its marks stand. `last` closes the text.
+    /// The correction of a segment: punctuated, written, cut into sentences. `last` closes the text.
+    fn correct(
+        &self,
+        cache: &mut Cache,
+        mut spoken: Recognition,
+        request: &Request,
+        last: bool,
+    ) -> Result<(String, Correction)> {
+        let (mut text, mut marks) = self.punctuate(cache, &spoken, last)?;
+        marks.retain(|mark| !mark.is_empty());
+        if self.recognizer.is_english() {
+            (text, marks) = english(&text, &marks);
+        }
+        let mut spoken_text = None;
+        if let Some(itn) = self.itn.as_deref().filter(|_| request.itn && !self.recognizer.normalizes()) {
+            spoken_text = Some(text.clone());
+            itn.rewrite(&mut [(&mut spoken.joined.text, &mut spoken.joined.words)], &mut text, &mut marks);
+        }
+        let words = spoken.joined.words;
+        let sentences = sentences(&words, &text, &marks);
+        let tags = spoken.tagging.map_or_else(Tags::default, |tagging| tagging.tags.into());
+        Ok((text, Correction { words, sentences, tags, spoken_text, ..Correction::default() }))
+    }
+
+    /// The text of a segment with punctuation, and where its marks stand.
     fn punctuate(
         &self,
         cache: &mut Cache,
@@ -114,8 +142,11 @@ impl RealTime {
     /// A session at its start.
     ///
     /// # Errors
-    /// Chunk sizes that the streaming model cannot use.
+    /// Chunk sizes that the streaming model cannot use; digits without rules for them.
     pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        if let Some(Corrector { recognizer, itn, .. }) = &self.corrector {
+            recognizer.check_itn(&options.request, itn.as_deref())?;
+        }
         let rate = self.sample_rate();
         let detector = self.detector.as_ref().map(|detector| {
             let silence = options.max_end_silence_ms.unwrap_or(detector.max_end_silence_ms());
@@ -429,11 +460,8 @@ impl Session {
     ) -> Result<()> {
         let (beg_ms, end_ms) = (segment.beg_ms, segment.end_ms);
         let spoken = recognition.within(beg_ms, end_ms);
-        let (text, marks) = corrector.punctuate(&mut self.cache, &spoken, segment.last)?;
-        let sentences = sentences(&spoken.joined.words, &text, &marks);
-        let (words, tagging) = (spoken.joined.words, spoken.tagging);
-        let tags = tagging.map_or_else(Tags::default, |tagging| tagging.tags.into());
-        self.say(text, Pass::Corrected(Correction { start_ms: beg_ms, end_ms, words, sentences, tags }));
+        let (text, correction) = corrector.correct(&mut self.cache, spoken, &self.request, segment.last)?;
+        self.say(text, Pass::Corrected(Correction { start_ms: beg_ms, end_ms, ..correction }));
         self.sentence = Sentence { index: self.sentence.index + 1, begun: false };
         self.partial.restart();
         Ok(())

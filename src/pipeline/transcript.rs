@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Recognition;
 use crate::text::Token;
 use crate::text::sentences::Sentence;
+use crate::text::subtitles::{Cue, Layout, cues};
 use crate::text::tags::Tagged;
 
 /// A stretch of speech.
@@ -14,7 +15,7 @@ pub struct Segment {
     pub start_ms: u64,
     /// End.
     pub end_ms: u64,
-    /// What was said, without punctuation unless the model writes it itself.
+    /// What was said, without punctuation unless the model writes it itself; with digits if they were asked for.
     pub text: String,
     /// Its words with their times from the beginning of the recording.
     pub tokens: Vec<Token>,
@@ -68,16 +69,29 @@ pub struct Transcript {
     pub duration_ms: u64,
     /// The whole text, punctuated if there is a punctuation model or the model punctuates itself.
     pub text: String,
+    /// The text before numbers were written in digits, if rules did that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spoken_text: Option<String>,
     /// The language of most of the speech, if the model tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
     /// Speech segments in order.
     pub segments: Vec<Segment>,
-    /// Sentences in order; without punctuation, one a segment.
+    /// Sentences in order; without punctuation, one a segment. Their words are those of [`Transcript::words`].
     pub sentences: Vec<Sentence>,
 }
 
 impl Transcript {
+    /// The words of all segments.
+    pub fn words(&self) -> Vec<Token> {
+        self.segments.iter().flat_map(|segment| segment.tokens.iter().cloned()).collect()
+    }
+
+    /// The sentences as subtitles.
+    pub fn cues(&self, layout: &Layout) -> Vec<Cue> {
+        cues(&self.sentences, &self.words(), layout)
+    }
+
     /// Puts the model's tags back into all texts, as FunASR gives them; a text without tags stays as it is.
     pub fn keep_tags(&mut self) {
         for segment in &mut self.segments {

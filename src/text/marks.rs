@@ -27,6 +27,31 @@ pub fn marks(text: &str) -> Vec<Range<usize>> {
     found
 }
 
+/// The same text with English marks for Chinese ones, and where they stand then.
+pub fn english(text: &str, marks: &[Range<usize>]) -> (String, Vec<Range<usize>>) {
+    let mut out = String::with_capacity(text.len());
+    let mut moved = Vec::with_capacity(marks.len());
+    let mut from = 0;
+    for mark in marks {
+        let (Some(before), Some(signs)) = (text.get(from..mark.start), text.get(mark.clone())) else {
+            continue;
+        };
+        out.push_str(before);
+        let begin = out.len();
+        out.extend(signs.chars().map(|sign| match sign {
+            '，' | '、' => ',',
+            '。' => '.',
+            '？' => '?',
+            '！' => '!',
+            other => other,
+        }));
+        moved.push(begin..out.len());
+        from = mark.end;
+    }
+    out.push_str(text.get(from..).unwrap_or_default());
+    (out, moved)
+}
+
 /// Removes the words of `text` that are nothing but [`marks`]; the words spell the text, white space aside.
 pub fn remove_marks(words: &mut Vec<Token>, text: &str) {
     let marks = marks(text);
@@ -46,7 +71,7 @@ fn is_word(letter: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Token, marks, remove_marks};
+    use super::{Token, english, marks, remove_marks};
 
     #[test]
     fn marks_stand_outside_words() {
@@ -63,6 +88,15 @@ mod tests {
             let found: Vec<&str> = marks(text).into_iter().map(|mark| &text[mark]).collect();
             assert_eq!(found, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn english_marks_stand_where_chinese_ones_did() {
+        let (text, moved) = english("hello、world。 ok？", &[5..8, 13..16, 19..22]);
+        assert_eq!(text, "hello,world. ok?");
+        assert_eq!(moved, [5..6, 11..12, 15..16]);
+        // Ranges that are not in the text are left out.
+        assert_eq!(english("a", &[3..4, 5..6]), ("a".to_owned(), vec![]));
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Token, is_space};
+use super::edits::letters;
+use super::{Token, confidence, is_space};
 
 /// A stretch of text up to and including a punctuation mark.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sentence {
     /// As in the punctuated text, with its mark.
     pub text: String,
@@ -21,6 +22,9 @@ pub struct Sentence {
     pub start_ms: u64,
     /// End of the last word.
     pub end_ms: u64,
+    /// How sure the model is of its words ([`confidence`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
     /// Which of the given words it spells; a word that a mark splits belongs to both sides.
     #[serde(skip)]
     pub words: Range<usize>,
@@ -49,18 +53,18 @@ pub fn sentences(words: &[Token], text: &str, marks: &[Range<usize>]) -> Vec<Sen
         }
         let (read, [start_ms, end_ms]) = reader.read(letters(spoken));
         let text = format!("{spoken}{punctuation}");
-        found.push(Sentence { text, punctuation: punctuation.to_owned(), start_ms, end_ms, words: read });
+        let punctuation = punctuation.to_owned();
+        found.push(Sentence { text, punctuation, start_ms, end_ms, confidence: None, words: read });
         begin = mark.end;
     }
     if let (Some(sentence), Some(word)) = (found.last_mut(), words.last()) {
         sentence.end_ms = sentence.end_ms.max(word.end_ms);
         sentence.words.end = words.len();
     }
+    for sentence in &mut found {
+        sentence.confidence = confidence(words.get(sentence.words.clone()).unwrap_or_default());
+    }
     found
-}
-
-fn letters(text: &str) -> usize {
-    text.chars().filter(|&letter| !is_space(letter)).count()
 }
 
 /// Walks over words letter by letter.
