@@ -15,7 +15,7 @@ use funasr_candle::device::Compute;
 use funasr_candle::hub::{HubOptions, resolve};
 use funasr_candle::models::paraformer::{Output, Paraformer};
 use funasr_candle::nn::{Lengths, SanmEncoder};
-use funasr_candle::pipeline::{Network, Recognizer, batch, open_model};
+use funasr_candle::pipeline::{Network, Recognizer, Request, batch, open_model};
 
 /// The module of our own: the first `depth` layers of a trained encoder.
 struct ShallowEncoder<'a> {
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     for depth in (1..=model.encoder().layers().len()).rev() {
         let output = forward(model, depth, &speech, &lengths)?;
         let change = (&output.encoder_out - &reference)?.abs()?.mean_all()?.to_scalar::<f32>()?;
-        let text = recognizer.read(&output.into(), 0)?.joined.text;
+        let text = recognizer.read(&output.into(), 0, &Request::default())?.joined.text;
         println!("{depth} layers, encoder output differs by {change:.3} on average: {text}");
     }
     Ok(())

@@ -496,7 +496,6 @@ fn inspect_runs_a_stream_chunk_by_chunk() {
 fn inspect_asks_only_models_that_can_be_asked() {
     let desk = Desk::new();
     let cases = [
-        ("demo", "--hotwords", "takes no hotwords"),
         ("demo", "--itn", "does not normalise"),
         ("demo-online", "--hotwords", "offline recognition models"),
         ("fsmn-vad", "--itn", "offline recognition models"),

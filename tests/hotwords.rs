@@ -1,6 +1,6 @@
 //! Hotword lists: what is read, how it is spelled, what is refused and why.
 
-use funasr_candle::decode::hotwords::{HotwordReport, Hotwords, MAX_HOTWORDS, SegDict, matched};
+use funasr_candle::decode::hotwords::{HotwordReport, Hotwords, MAX_HOTWORDS, SegDict, matches};
 use funasr_candle::decode::tokens::TokenList;
 use serde_json::Value;
 
@@ -111,19 +111,34 @@ fn strings() {
             &[],
         ),
         (
-            r#"{"a": null, "b": "x", "c": [1], "d": "inf", "": 1, "e": 1}"#,
-            &["e=1"],
+            r#"{"a": null, "b": "x", "c": [1], "d": "inf", "": 1, "e": 1, "f": ["2"], "g": [1, 2], "h": 1e5}"#,
+            &["c=1", "e=1", "f=2"],
             &[
                 "a: weight null is not a number",
                 r#"b: weight "x" is not a number"#,
-                "c: weight [1] is not a number",
                 "d: the weight is not a finite number",
+                "g: weight [1,2] is not a number",
+                "h: the weight is not between -10000 and 10000",
+            ],
+        ),
+        (r#"{"a": 1"#, &[], &["{\"a\": 1: not JSON: EOF while parsing an object at line 1 column 7"]),
+        (
+            r#"["阿里 巴巴 20", "达摩院", ["通义", "30"], ["院", [4]], ["云"], {"千问": 5}, 7, ["a", 1, 2], [], null]"#,
+            &["阿里 巴巴=20", "达摩院", "通义=30", "院=4", "云", "千问=5"],
+            &[
+                "7: not a word",
+                "[\"a\",1,2]: not a pair of a word and a weight",
+                "[]: not a pair of a word and a weight",
+                "null: not a word",
             ],
         ),
         (
-            r#"{"a": 1"#,
-            &[],
-            &["{\"a\": 1: not a JSON object: EOF while parsing an object at line 1 column 7"],
+            "a 10000, b 10001, c -10000.5",
+            &["a=10000"],
+            &[
+                "b: the weight is not between -10000 and 10000",
+                "c: the weight is not between -10000 and 10000",
+            ],
         ),
     ];
     for (text, expected, refused) in cases {
@@ -245,8 +260,34 @@ fn hotwords_found_in_a_text() {
         ("", "x", false),
     ];
     for (word, text, found) in cases {
-        assert_eq!(matched(&[word.to_owned()], text).len(), usize::from(found), "{word} in {text}");
+        let spoken = text.split(' ').zip(1u64..).map(|(word, n)| (word, n * 100, n * 100 + 50));
+        assert_eq!(matches(&[word.to_owned()], spoken).len(), usize::from(found), "{word} in {text}");
     }
+}
+
+#[test]
+fn matches_have_times() {
+    let spoken = [
+        ("他", 0, 90),
+        ("在", 100, 190),
+        ("Hello", 200, 390),
+        ("world", 400, 590),
+        ("北", 600, 690),
+        ("京", 700, 790),
+    ];
+    let words = ["北京", "hello World", "world", "他", "上海"].map(str::to_owned);
+    let found: Vec<String> = matches(&words, spoken)
+        .into_iter()
+        .map(|m| format!("{} {}-{}", m.word, m.start_ms, m.end_ms))
+        .collect();
+    assert_eq!(found, ["他 0-90", "hello World 200-590", "world 400-590", "北京 600-790"]);
+}
+
+#[test]
+fn words_of_a_request_win() {
+    let (request, server) = (Hotwords::parse("甲 5, 乙"), Hotwords::parse("乙 7, 丙 8, 甲 9"));
+    assert_eq!(words(&request.over(&server)), ["甲=5", "乙", "丙=8"]);
+    assert_eq!(words(&Hotwords::default().over(&server)), ["乙=7", "丙=8", "甲=9"]);
 }
 
 #[test]
@@ -265,7 +306,7 @@ fn no_text_is_a_panic() {
                 let (ids, report) = list.encode(&tokens, dict);
                 assert_eq!(ids.len(), report.accepted.len());
                 assert!(ids.iter().all(|ids| !ids.is_empty()));
-                matched(&report.accepted, &text);
+                matches(&report.accepted, [(text.as_str(), 0, 1)]);
             }
         }
     }

@@ -3,6 +3,7 @@
 // Clippy's own exemption for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod audio;
+mod bias;
 mod cli;
 mod cli_plot;
 mod cli_speech;
@@ -14,6 +15,7 @@ mod hub;
 mod int8;
 mod itn;
 mod layering;
+mod lm;
 mod online;
 mod padding;
 mod parity;

@@ -155,11 +155,13 @@ impl Args {
         let output = recognizer.forward(&speech, &lengths, &vec![&request; items.len()])?;
         let mut ids = Vec::new();
         for item in 0..items.len() {
-            ids.push(recognizer.emissions(&output, item)?.iter().map(|emission| emission.id).collect());
+            ids.push(
+                recognizer.emissions(&output, item, &request)?.iter().map(|emission| emission.id).collect(),
+            );
         }
         if self.plot.is_some() {
             found.figure.curve = weights(&output.scores, frame_ms(recognizer.frontend()));
-            found.figure.words = recognizer.read(&output, 0)?.joined.words;
+            found.figure.words = recognizer.read(&output, 0, &request)?.joined.words;
         }
         found.add("speech", speech);
         found.add("ids", rows::<u32>(&ids)?);

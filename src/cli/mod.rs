@@ -4,6 +4,7 @@ mod bench;
 mod convert;
 mod inspect;
 mod itn;
+mod lm;
 mod models;
 mod output;
 mod plot;
@@ -48,6 +49,7 @@ enum Command {
     Itn(itn::Args),
     Convert(convert::Args),
     Models(models::Args),
+    Lm(lm::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
 }
@@ -64,6 +66,7 @@ impl Cli {
             Command::Itn(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Models(args) => args.run(),
+            Command::Lm(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Bench(args) => args.run(),
         }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use funasr_candle::audio::Input;
-use funasr_candle::decode::hotwords::{HotwordReport, Hotwords, Rejected, SEPARATORS};
+use funasr_candle::decode::hotwords::{HotwordReport, Hotwords, MAX_WEIGHT, Rejected, SEPARATORS};
+use funasr_candle::decode::search::SearchOptions;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_candle::hub::{self, Hub, HubOptions, Progress};
 use funasr_candle::pipeline::{Language, Recognizer, Request, open_model};
@@ -76,8 +77,44 @@ pub struct RequestArgs {
     /// Write numbers in digits: SenseVoice by itself, punctuation included, other models by rules
     #[arg(long)]
     itn: bool,
+    /// n-gram language model: a folder of `lm build` or of FunASR (TLG.fst, config.yaml, lexicon.txt)
+    #[arg(long, value_name = "DIR")]
+    lm: Option<PathBuf>,
+    #[command(flatten)]
+    search: SearchArgs,
     #[command(flatten)]
     rules: ItnArgs,
+}
+
+/// How an n-gram model and hotword graphs are searched, by the names of FunASR's C++ runtime.
+#[derive(Debug, Clone, Args)]
+struct SearchArgs {
+    /// Weight of the network's log-probabilities in a search with --lm or a hotword graph
+    #[arg(long, value_name = "X", default_value_t = 10.0, value_parser = positive)]
+    am_scale: f32,
+    /// How much worse than the best a path may be in that search
+    #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive)]
+    global_beam: f32,
+    /// Taken as FunASR takes it, without effect: it thins lattices, and only the best path is used
+    #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive)]
+    lattice_beam: f32,
+    /// Bonus for each token of a hotword, besides its weight; also puts hotwords into a graph for models that
+    /// attend to them themselves [default: 20, and a graph for other models and with --lm]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = bonus)]
+    fst_inc_wts: Option<f32>,
+}
+
+fn positive(text: &str) -> std::result::Result<f32, String> {
+    within(text, 0.0, 10_000.0)
+}
+
+fn bonus(text: &str) -> std::result::Result<f32, String> {
+    within(text, -MAX_WEIGHT, MAX_WEIGHT)
+}
+
+fn within(text: &str, least: f32, most: f32) -> std::result::Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("not a number from {least} to {most}"))
 }
 
 /// The rules of text normalisation.
@@ -125,10 +162,10 @@ impl RequestArgs {
     /// Fails if anything is asked of what cannot be asked: a model, `origin`, or a first pass alone.
     pub fn refuse(&self, origin: &str) -> Result<()> {
         let itn = self.itn || self.rules.given();
-        if self.hotwords.is_none() && self.language == Language::Auto && !itn {
+        if self.hotwords.is_none() && self.language == Language::Auto && !itn && self.lm.is_none() {
             return Ok(());
         }
-        let message = "takes no --hotwords, --language or --itn; offline recognition models do";
+        let message = "takes no --hotwords, --language, --itn or --lm; offline recognition models do";
         Err(Error::Unsupported(format!("{origin}: {message}")))
     }
 
@@ -136,6 +173,12 @@ impl RequestArgs {
     pub fn read(&self, recognizer: &Recognizer) -> Result<(Request, Option<HotwordReport>)> {
         let mut request = Request::default();
         (request.language, request.itn) = (self.language, self.itn);
+        let SearchArgs { am_scale, global_beam, fst_inc_wts, .. } = self.search;
+        let defaults = SearchOptions::default();
+        let fst_inc_wts = fst_inc_wts.unwrap_or(defaults.fst_inc_wts);
+        request.search = SearchOptions { am_scale, global_beam, fst_inc_wts };
+        request.graph_hotwords = self.search.fst_inc_wts.is_some();
+        request.lm = self.lm.as_ref().map(|folder| recognizer.open_lm(folder).map(Arc::new)).transpose()?;
         recognizer.check(&request)?;
         let Some(hotwords) = &self.hotwords else { return Ok((request, None)) };
         let hotwords = if is_file(hotwords) { Hotwords::read(hotwords)? } else { Hotwords::parse(hotwords) };
@@ -153,7 +196,7 @@ impl RequestArgs {
 /// Whether hotwords are given as a file: one that exists, or a text that looks like a path, since a misspelt
 /// path should be an error and not a hotword.
 fn is_file(hotwords: &str) -> bool {
-    let is_list = hotwords.starts_with('{') || hotwords.contains(SEPARATORS);
+    let is_list = hotwords.starts_with(['{', '[']) || hotwords.contains(SEPARATORS);
     let is_path = || hotwords.contains(std::path::is_separator) || hotwords.to_lowercase().ends_with(".txt");
     Path::new(hotwords).is_file() || (!is_list && is_path())
 }

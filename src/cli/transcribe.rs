@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use clap::{ArgAction, ValueEnum};
 use funasr_candle::audio::{Input, expand_inputs};
-use funasr_candle::decode::hotwords::{HotwordReport, matched};
+use funasr_candle::decode::hotwords::{HotwordReport, Match, matches};
 use funasr_candle::pipeline::{
-    PunctuationModel, Recognizer, Request, Transcriber, TranscriberOptions, Transcript, VoiceDetector,
+    PunctuationModel, Recognizer, Request, Segment, Transcriber, TranscriberOptions, Transcript,
+    VoiceDetector,
 };
 use funasr_candle::text::subtitles::{self, Layout};
 use funasr_candle::{Error, Result};
@@ -119,7 +120,7 @@ struct Report<'a> {
 struct Biasing<'a> {
     #[serde(flatten)]
     report: &'a HotwordReport,
-    matched: Vec<String>,
+    matched: Vec<Match>,
 }
 
 impl Args {
@@ -180,7 +181,7 @@ impl Job<'_> {
         let transcript = self.transcriber.transcribe(&mut audio, &self.request, |ms| bar.set_position(ms));
         bar.finish_and_clear();
         let mut transcript = transcript?;
-        let matched = self.matched(transcript.spoken_text.as_ref().unwrap_or(&transcript.text));
+        let matched = self.matched(&transcript);
         if self.args.keep_tags {
             transcript.keep_tags();
         }
@@ -193,10 +194,14 @@ impl Job<'_> {
         audio.damage().map_or(Ok(()), Err)
     }
 
-    /// What became of the hotwords, and which of them are in the text.
-    fn matched(&self, text: &str) -> Option<Biasing<'_>> {
+    /// What became of the hotwords, and where they were said.
+    fn matched(&self, transcript: &Transcript) -> Option<Biasing<'_>> {
         let report = self.hotwords.as_ref()?;
-        Some(Biasing { report, matched: matched(&report.accepted, text) })
+        let spoken = |segment: &Segment| {
+            let words = segment.tokens.iter().map(|word| (word.text.as_str(), word.start_ms, word.end_ms));
+            matches(&report.accepted, words)
+        };
+        Some(Biasing { report, matched: transcript.segments.iter().flat_map(spoken).collect() })
     }
 
     fn render(

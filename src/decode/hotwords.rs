@@ -3,7 +3,9 @@
 //!
 //! Where this differs from FunASR: a word that the vocabulary cannot spell is rejected with a reason, not
 //! turned into `<unk>` and biased as such; a word given twice counts once, its first weight stands; weights
-//! are read and kept, though the neural models have no use for them.
+//! are read and kept for the [`graph`], though the neural models have no use for them.
+
+pub mod graph;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -13,6 +15,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::spelling::Speller;
 use super::tokens::{TokenList, UNK};
 use crate::{Error, Result};
 
@@ -24,6 +27,10 @@ pub const MAX_TOKENS: usize = 50;
 const MAX_CHARS: usize = 200;
 /// Size of the largest file.
 const MAX_BYTES: u64 = 4 << 20;
+/// Weights of hotwords, positive or negative, are at most this.
+pub const MAX_WEIGHT: f32 = 10_000.0;
+/// Weight of a hotword in a graph if none is given.
+pub const DEFAULT_WEIGHT: f32 = 10.0;
 /// Characters between the entries of a string.
 pub const SEPARATORS: [char; 4] = ['\n', ',', '，', '、'];
 
@@ -32,7 +39,7 @@ pub const SEPARATORS: [char; 4] = ['\n', ',', '，', '、'];
 pub struct Hotword {
     /// Its words, with a space between them.
     pub text: String,
-    /// Its weight, if one was given; any finite number.
+    /// Its weight, if one was given; at most [`MAX_WEIGHT`] up or down.
     pub weight: Option<f32>,
 }
 
@@ -63,10 +70,22 @@ pub struct HotwordReport {
     pub rejected: Vec<Rejected>,
 }
 
+impl HotwordReport {
+    /// What is used in this way, in `other`, or in both.
+    pub fn or(mut self, other: Self) -> Self {
+        let known: HashSet<String> = self.accepted.iter().cloned().collect();
+        self.accepted.extend(other.accepted.into_iter().filter(|word| !known.contains(word)));
+        let accepted: HashSet<&str> = self.accepted.iter().map(String::as_str).collect();
+        self.rejected.retain(|rejected| !accepted.contains(rejected.word.as_str()));
+        self
+    }
+}
+
 impl Hotwords {
     /// Reads the hotwords of a request.
     ///
-    /// - A JSON object maps each hotword to its weight, a number or a string with one.
+    /// - A JSON object maps each hotword to its weight: a number, a string with one, or a list of one of these.
+    /// - A JSON list holds such objects, pairs of hotword and weight, and strings as in a text with commas.
     /// - Text with commas or line ends holds an entry between each two of them: the words of one hotword, and
     ///   a trailing number is its weight (`阿里巴巴 20, hello world`).
     /// - In any other text every word is a hotword, as in FunASR, and a number is the weight of the word
@@ -74,7 +93,7 @@ impl Hotwords {
     pub fn parse(text: &str) -> Self {
         let text = text.trim();
         let mut list = Collector::default();
-        if text.starts_with('{') {
+        if text.starts_with(['{', '[']) {
             list.add_json(text);
         } else if text.contains(SEPARATORS) {
             text.split(SEPARATORS).for_each(|entry| list.add_entry(entry));
@@ -115,22 +134,46 @@ impl Hotwords {
         Ok(list.finish())
     }
 
+    /// These hotwords, and those of `others` that are not among them. What is rejected of `others` was told when they were
+    /// read.
+    pub fn over(&self, others: &Self) -> Self {
+        let known: HashSet<&str> = self.words.iter().map(|word| word.text.as_str()).collect();
+        let added = others.words.iter().filter(|word| !known.contains(word.text.as_str())).cloned();
+        Self { words: self.words.iter().cloned().chain(added).collect(), rejected: self.rejected.clone() }
+    }
+
+    /// Spells the hotwords for a [`graph`]: tokens and weight of each accepted one, and the report.
+    pub fn spell(&self, speller: &Speller) -> (Vec<(Vec<u32>, f32)>, HotwordReport) {
+        let spell = |hotword: &Hotword| {
+            let tokens = speller.spell(&hotword.text)?;
+            Ok((tokens, hotword.weight.unwrap_or(DEFAULT_WEIGHT)))
+        };
+        self.accept(spell)
+    }
+
     /// Spells the hotwords in `tokens`: the ids of each accepted one, and the report. With a `seg_dict` a
     /// word is lower-cased and looked up there, and one of Chinese characters and digits that it lacks
     /// character by character; without, a word is one token or else the tokens of its characters.
     pub fn encode(&self, tokens: &TokenList, seg_dict: Option<&SegDict>) -> (Vec<Vec<u32>>, HotwordReport) {
+        self.accept(|hotword| spell(&hotword.text, tokens, seg_dict))
+    }
+
+    fn accept<T>(
+        &self,
+        spell: impl Fn(&Hotword) -> std::result::Result<T, String>,
+    ) -> (Vec<T>, HotwordReport) {
         let mut report = HotwordReport { accepted: Vec::new(), rejected: self.rejected.clone() };
-        let mut ids = Vec::new();
-        for Hotword { text, .. } in &self.words {
-            match spell(text, tokens, seg_dict) {
-                Ok(word) => {
-                    ids.push(word);
-                    report.accepted.push(text.clone());
+        let mut spelled = Vec::new();
+        for word in &self.words {
+            match spell(word) {
+                Ok(spelling) => {
+                    spelled.push(spelling);
+                    report.accepted.push(word.text.clone());
                 }
-                Err(why) => report.rejected.push(Rejected { word: shorten(text), why }),
+                Err(why) => report.rejected.push(Rejected { word: shorten(&word.text), why }),
             }
         }
-        (ids, report)
+        (spelled, report)
     }
 }
 
@@ -148,18 +191,36 @@ struct Collector {
 impl Collector {
     fn add_json(&mut self, text: &str) {
         match serde_json::from_str(text) {
-            Ok(Value::Object(entries)) => {
-                for (word, weight) in entries {
-                    let number =
-                        weight.as_str().map_or_else(|| weight.as_f64(), |text| text.trim().parse().ok());
-                    match number {
-                        Some(weight) => self.add(&word, Some(weight as f32)),
-                        None => self.reject(&word, &format!("weight {weight} is not a number")),
-                    }
+            Ok(Value::Object(entries)) => self.add_weighted(entries),
+            Ok(Value::Array(entries)) => entries.into_iter().for_each(|entry| self.add_listed(entry)),
+            Ok(_) => self.reject(text, "neither a JSON object nor a list"),
+            Err(cause) => self.reject(text, &format!("not JSON: {cause}")),
+        }
+    }
+
+    fn add_weighted(&mut self, entries: serde_json::Map<String, Value>) {
+        for (word, weight) in entries {
+            match json_number(&weight) {
+                Some(weight) => self.add(&word, Some(weight as f32)),
+                None => {
+                    self.reject(&word, &format!("weight {} is not a number", shorten(&weight.to_string())))
                 }
             }
-            Ok(_) => self.reject(text, "not a JSON object"),
-            Err(cause) => self.reject(text, &format!("not a JSON object: {cause}")),
+        }
+    }
+
+    fn add_listed(&mut self, entry: Value) {
+        match entry {
+            Value::String(entry) => self.add_entry(&entry),
+            Value::Object(entries) => self.add_weighted(entries),
+            Value::Array(pair) => match pair.as_slice() {
+                [Value::String(word), weight] => {
+                    self.add_weighted([(word.clone(), weight.clone())].into_iter().collect());
+                }
+                [Value::String(word)] => self.add(word, None),
+                _ => self.reject(&Value::Array(pair).to_string(), "not a pair of a word and a weight"),
+            },
+            other => self.reject(&other.to_string(), "not a word"),
         }
     }
 
@@ -179,6 +240,8 @@ impl Collector {
             self.reject(&text, &format!("longer than {MAX_CHARS} characters"));
         } else if weight.is_some_and(|weight| !weight.is_finite()) {
             self.reject(&text, "the weight is not a finite number");
+        } else if weight.is_some_and(|weight| weight.abs() > MAX_WEIGHT) {
+            self.reject(&text, &format!("the weight is not between -{MAX_WEIGHT} and {MAX_WEIGHT}"));
         } else if !text.is_empty() && !self.seen.contains(&text) && self.has_room(&text) {
             self.seen.insert(text.clone());
             self.list.words.push(Hotword { text, weight });
@@ -207,6 +270,19 @@ impl Collector {
             self.list.rejected.push(Rejected { word, why });
         }
         self.list
+    }
+}
+
+/// A number, a string with one, or a list of one of these.
+fn json_number(value: &Value) -> Option<f64> {
+    match value {
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Array(list) => match list.as_slice() {
+            [Value::Array(_)] => None,
+            [one] => json_number(one),
+            _ => None,
+        },
+        value => value.as_f64(),
     }
 }
 
@@ -289,6 +365,11 @@ impl SegDict {
         Self { pieces: text.lines().filter(|line| !line.trim().is_empty()).map(entry).collect() }
     }
 
+    /// The pieces of a word, with spaces between them.
+    pub fn pieces(&self, word: &str) -> Option<&str> {
+        self.pieces.get(word).map(|pieces| &**pieces)
+    }
+
     fn spell(&self, word: &str, tokens: &TokenList, ids: &mut Vec<u32>) -> std::result::Result<(), String> {
         let word = word.to_lowercase();
         if self.spell_entry(&word, tokens, ids)? {
@@ -321,33 +402,61 @@ impl SegDict {
     }
 }
 
-/// Those of `words` that `text` holds, whatever their case; spaces count only between words of letters, and
-/// such a word is not found inside another.
-pub fn matched(words: &[String], text: &str) -> Vec<String> {
-    let text = plain(text);
-    words.iter().filter(|word| holds(&text, &plain(word))).cloned().collect()
+/// A hotword in what was said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Match {
+    /// The hotword, as it was given.
+    pub word: String,
+    /// When it begins.
+    pub start_ms: u64,
+    /// When it ends.
+    pub end_ms: u64,
 }
 
-/// Lower case, one space between two words of letters and no other.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
+/// Where `hotwords` are in the words of a segment, given as text, start and end; in the order of their starts. Case does not
+/// matter, spaces count only between words of letters, and such a word is not found inside another.
+pub fn matches<'a>(hotwords: &[String], spoken: impl IntoIterator<Item = (&'a str, u64, u64)>) -> Vec<Match> {
+    let mut text = String::new();
+    // Where the text of each spoken word ends, and its times.
+    let mut ends: Vec<(usize, u64, u64)> = Vec::new();
+    for (word, start_ms, end_ms) in spoken {
+        append_plain(&mut text, word);
+        ends.push((text.len(), start_ms, end_ms));
+    }
+    let word_at = |byte: usize| ends[ends.partition_point(|(end, ..)| *end <= byte).min(ends.len() - 1)];
+    let mut matches = Vec::new();
+    for word in hotwords {
+        let mut plain = String::new();
+        append_plain(&mut plain, word);
+        for at in occurrences(&text, &plain) {
+            let ((_, start_ms, _), (_, _, end_ms)) = (word_at(at), word_at(at + plain.len() - 1));
+            matches.push(Match { word: word.clone(), start_ms, end_ms });
+        }
+    }
+    matches.sort_by_key(|found| found.start_ms);
+    matches
+}
+
+/// Adds words in lower case, with a space between two words of letters and no other.
+fn append_plain(plain: &mut String, text: &str) {
     for word in text.to_lowercase().split_whitespace() {
         if plain.chars().next_back().is_some_and(is_letter) && word.starts_with(is_letter) {
             plain.push(' ');
         }
         plain.push_str(word);
     }
-    plain
 }
 
-fn holds(text: &str, word: &str) -> bool {
-    let whole = |(start, found): (usize, &str)| {
-        let (before, after) = (&text[..start], &text[start + found.len()..]);
-        let cut_before = before.ends_with(is_letter) && word.starts_with(is_letter);
-        let cut_after = after.starts_with(is_letter) && word.ends_with(is_letter);
+/// Where `word` is in `text` and not inside another word.
+fn occurrences<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let whole = |(start, found): &(usize, &str)| {
+        let (before, after) = (&text[..*start], &text[start + found.len()..]);
+        let cut_before = before.ends_with(is_letter) && found.starts_with(is_letter);
+        let cut_after = after.starts_with(is_letter) && found.ends_with(is_letter);
         !cut_before && !cut_after
     };
-    !word.is_empty() && text.match_indices(word).any(whole)
+    let found = if word.is_empty() { None } else { Some(text.match_indices(word)) };
+    found.into_iter().flatten().filter(whole).map(|(start, _)| start)
 }
 
 /// A letter or digit of a script that separates words with spaces.

@@ -3,5 +3,8 @@
 pub mod ctc;
 pub mod greedy;
 pub mod hotwords;
+pub mod lm;
+pub mod search;
+pub mod spelling;
 pub mod timestamps;
 pub mod tokens;

@@ -1,5 +1,6 @@
 //! Samples of speech segments -> tokens with times.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -9,9 +10,12 @@ use serde::Deserialize;
 use super::{Language, Network, NetworkOutput, Request, Scores, batch, open_frontend, open_tokens};
 use crate::decode::ctc;
 use crate::decode::greedy::{Emission, greedy};
+use crate::decode::hotwords::graph::BiasGraph;
 use crate::decode::hotwords::{HotwordReport, Hotwords, SegDict};
+use crate::decode::lm::LanguageModel;
+use crate::decode::spelling::Speller;
 use crate::decode::timestamps::token_spans;
-use crate::decode::tokens::TokenList;
+use crate::decode::tokens::{BLANK, TokenList};
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::frontend::{Features, Frontend};
@@ -98,7 +102,9 @@ impl Recognizer {
             Network::SenseVoice(_) => (Notation::SentencePiece, files.section("tokenizer_conf")?),
             _ => (Notation::of(tokens.iter()), Tokenizer::default()),
         };
-        let seg_dict = if network.takes_hotwords() { files.seg_dict()? } else { None };
+        // Where the network attends to hotwords it is part of the model; a graph can do without.
+        let seg_dict =
+            if network.takes_hotwords() { files.seg_dict()? } else { files.seg_dict().unwrap_or_default() };
         let seg_dict = seg_dict.map(|(_, text)| SegDict::parse(&text));
         let (compute, origin) = (files.compute(compute), files.origin.clone());
         let pieces = tokenizer.sentencepiece;
@@ -128,8 +134,15 @@ impl Recognizer {
     /// Fails if the network cannot do what is asked.
     ///
     /// # Errors
-    /// [`Error::Unsupported`]: a language, of a network that is not told.
+    /// [`Error::Unsupported`]: a language, of a network that is not told; an n-gram model that was opened for another.
     pub fn check(&self, request: &Request) -> Result<()> {
+        if let Some(vocab) =
+            request.lm.as_ref().map(|lm| lm.vocab()).filter(|vocab| *vocab != self.tokens.len())
+        {
+            let count = self.tokens.len();
+            let message = format!("{}: has {count} tokens and the n-gram model {vocab}", self.origin);
+            return Err(Error::Unsupported(message));
+        }
         if request.language == Language::Auto || matches!(self.network, Network::SenseVoice(_)) {
             return Ok(());
         }
@@ -156,21 +169,49 @@ impl Recognizer {
         self.notation == Notation::WordStart
     }
 
-    /// Makes `request` ask for these hotwords, and says what became of each. Words that the vocabulary cannot spell are
-    /// not used; if none can be, the request is as without hotwords.
+    /// Opens a language model directory of FunASR or of `lm build` for this vocabulary.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the network takes no hotwords.
+    /// Files that are missing or broken, or were made for another model.
+    pub fn open_lm(&self, directory: impl AsRef<Path>) -> Result<LanguageModel> {
+        LanguageModel::open(directory, &self.tokens)
+    }
+
+    /// The vocabulary.
+    pub fn vocabulary(&self) -> &TokenList {
+        &self.tokens
+    }
+
+    /// What spells words in the vocabulary.
+    pub fn speller(&self) -> Speller<'_> {
+        Speller::new(&self.tokens, self.seg_dict.as_ref())
+    }
+
+    /// Makes `request` ask for these hotwords, and says what became of each. They go to the network if it attends to hotwords,
+    /// and into a graph if it does not, with an n-gram model or if the request says so. Words that the vocabulary cannot spell
+    /// are not used; if none can be, the request is as without hotwords.
+    ///
+    /// # Errors
+    /// [`Error::Inference`], with the op that failed.
     pub fn bias(&self, request: &mut Request, hotwords: &Hotwords) -> Result<HotwordReport> {
-        if !self.network.takes_hotwords() {
-            let message = "takes no hotwords; SeacoParaformer (paraformer-zh) and ContextualParaformer do";
-            return Err(Error::Unsupported(format!("{}: {message}", self.origin)));
+        let attends = self.network.takes_hotwords();
+        (request.hotwords, request.graph) = (None, None);
+        let mut report = HotwordReport::default();
+        if attends {
+            let (ids, heard) = hotwords.encode(&self.tokens, self.seg_dict.as_ref());
+            if !ids.is_empty() {
+                request.hotwords = self.network.encode_hotwords(&ids)?.map(Arc::new);
+            }
+            report = heard;
         }
-        let (ids, report) = hotwords.encode(&self.tokens, self.seg_dict.as_ref());
-        request.hotwords = match ids.as_slice() {
-            [] => None,
-            ids => self.network.encode_hotwords(ids)?.map(Arc::new),
-        };
+        if !attends || request.lm.is_some() || request.graph_hotwords {
+            let (spelled, searched) = hotwords.spell(&self.speller());
+            if !spelled.is_empty() {
+                let graph = BiasGraph::new(&spelled, request.search.fst_inc_wts, &self.tokens);
+                request.graph = Some(Arc::new(graph));
+            }
+            report = if attends { report.or(searched) } else { searched };
+        }
         Ok(report)
     }
 
@@ -204,7 +245,7 @@ impl Recognizer {
         let (speech, lengths) = batch::pad(&items, &self.compute)?;
         let output = self.network.forward(&speech, &lengths, &requests)?;
         for (item, &i) in audible.iter().enumerate() {
-            results[i] = self.read(&output, item)?;
+            results[i] = self.read(&output, item, requests[item])?;
         }
         Ok(results)
     }
@@ -226,25 +267,48 @@ impl Recognizer {
     ///
     /// # Errors
     /// Logits that are not finite.
-    pub fn emissions(&self, output: &NetworkOutput, item: usize) -> Result<Vec<Emission>> {
+    pub fn emissions(&self, output: &NetworkOutput, item: usize, request: &Request) -> Result<Vec<Emission>> {
         match &output.scores {
             Scores::Tokens { logits, cif, .. } => {
                 let (logits, vocab) = rows(logits, item)?;
-                greedy(&logits, vocab, cif.token_num.items()[item])
+                let count = cif.token_num.items()[item];
+                let Some(search) = request.search() else { return greedy(&logits, vocab, count) };
+                let found = search.tokens(&logits, vocab, count)?;
+                found.map_or_else(|| self.without_lm(greedy(&logits, vocab, count)), Ok)
             }
             Scores::Frames { logits, frames } => {
                 let (logits, vocab) = rows(logits, item)?;
-                ctc::greedy(&logits[..frames.items()[item] * vocab], vocab)
+                let logits = &logits[..frames.items()[item] * vocab];
+                let Some(search) = request.search() else { return ctc::greedy(logits, vocab) };
+                let (tags, said) = logits.split_at(QUERY_FRAMES * vocab);
+                let mut emissions = ctc::greedy(tags, vocab)?;
+                let before = ctc::greedy(&tags[(QUERY_FRAMES - 1) * vocab..], vocab)?;
+                let Some(found) = search.frames(said, vocab, before.first().map_or(BLANK, |tag| tag.id))?
+                else {
+                    return self.without_lm(ctc::greedy(logits, vocab));
+                };
+                let place = |found: Emission| Emission { position: found.position + QUERY_FRAMES, ..found };
+                emissions.extend(found.into_iter().map(place));
+                Ok(emissions)
             }
         }
+    }
+
+    /// What the greedy search found, where the language model knows no way on.
+    fn without_lm(&self, found: Result<Vec<Emission>>) -> Result<Vec<Emission>> {
+        tracing::warn!(
+            "{}: the language model has no path for an utterance, which is read without it",
+            self.origin
+        );
+        found
     }
 
     /// Tokens, words and text of one item of the network's output.
     ///
     /// # Errors
     /// Logits that are not finite.
-    pub fn read(&self, output: &NetworkOutput, item: usize) -> Result<Recognition> {
-        let emissions = self.emissions(output, item)?;
+    pub fn read(&self, output: &NetworkOutput, item: usize, request: &Request) -> Result<Recognition> {
+        let emissions = self.emissions(output, item, request)?;
         match (&output.scores, output.scores.track(item)) {
             (Scores::Frames { logits, frames }, _) => {
                 let (logits, vocab) = rows(logits, item)?;
