@@ -9,6 +9,8 @@ mod models;
 mod output;
 mod plot;
 mod punctuate;
+#[cfg(feature = "server")]
+mod serve;
 mod session;
 mod stream;
 mod transcribe;
@@ -44,6 +46,8 @@ enum LogFormat {
 enum Command {
     Transcribe(transcribe::Args),
     Stream(stream::Args),
+    #[cfg(feature = "server")]
+    Serve(serve::Args),
     Vad(vad::Args),
     Punctuate(punctuate::Args),
     Itn(itn::Args),
@@ -61,6 +65,8 @@ impl Cli {
         match self.command {
             Command::Transcribe(args) => args.run(),
             Command::Stream(args) => args.run(),
+            #[cfg(feature = "server")]
+            Command::Serve(args) => args.run(),
             Command::Vad(args) => args.run(),
             Command::Punctuate(args) => args.run(),
             Command::Itn(args) => args.run(),
@@ -72,10 +78,18 @@ impl Cli {
         }
     }
 
+    /// A server logs each request.
+    fn serves(&self) -> bool {
+        #[cfg(feature = "server")]
+        return matches!(self.command, Command::Serve(_));
+        #[cfg(not(feature = "server"))]
+        false
+    }
+
     fn start_log(&self) {
         // The audio decoders log every oddity of a file; what matters comes back as an error or our own warning.
-        let filter =
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,symphonia=off"));
+        let level = if self.serves() { "info,symphonia=off" } else { "warn,symphonia=off" };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => log.without_time().with_target(false).init(),

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Tags;
 use crate::text::Token;
 use crate::text::sentences::Sentence;
-use crate::text::stamps::stamps;
+use crate::text::stamps as grain;
 
 /// One message of a [`Session`](super::Session).
 #[derive(Debug, Clone, PartialEq)]
@@ -51,8 +51,7 @@ pub struct Correction {
 
 impl Message {
     /// The message with the field names of FunASR's 2pass server (`websocket-server-2pass.cpp`), and `language`, `emotion`
-    /// and `event` from a model that tells them, and `spoken_text` where rules wrote digits. `timestamp` is a string that
-    /// holds a JSON list, as its clients expect, or absent; times are in the grain of [`stamps`].
+    /// and `event` from a model that tells them, and `spoken_text` where rules wrote digits.
     pub fn to_json(&self, wav_name: &str) -> Value {
         let mut json = Map::from_iter([
             ("wav_name".to_owned(), wav_name.into()),
@@ -85,15 +84,20 @@ impl Correction {
             json.extend(tag.as_deref().map(|tag| (name.to_owned(), tag.into())));
         }
         json.extend(self.spoken_text.as_deref().map(|text| ("spoken_text".to_owned(), text.into())));
-        if !self.words.is_empty() {
-            json.insert("timestamp".to_owned(), Value::from(spans(&stamps(&self.words))).to_string().into());
-            json.insert("stamp_sents".to_owned(), self.sentences.iter().map(|s| self.stamped(s)).collect());
-        }
+        json.extend(stamps(&self.words, &self.sentences));
         json
     }
+}
 
-    fn stamped(&self, sentence: &Sentence) -> Value {
-        let words = stamps(self.words.get(sentence.words.clone()).unwrap_or_default());
+/// `timestamp` and `stamp_sents` of FunASR's servers, for words with the sentences that name them by index; nothing without
+/// words. `timestamp` is a string that holds a JSON list, as its clients expect; times are in the grain of
+/// [`grain::stamps`].
+pub fn stamps(words: &[Token], sentences: &[Sentence]) -> Map<String, Value> {
+    if words.is_empty() {
+        return Map::new();
+    }
+    let stamped = |sentence: &Sentence| {
+        let words = grain::stamps(words.get(sentence.words.clone()).unwrap_or_default());
         let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
         json!({
             "text_seg": texts.join(" "),
@@ -102,7 +106,11 @@ impl Correction {
             "end": sentence.end_ms,
             "ts_list": spans(&words),
         })
-    }
+    };
+    Map::from_iter([
+        ("timestamp".to_owned(), Value::from(spans(&grain::stamps(words))).to_string().into()),
+        ("stamp_sents".to_owned(), sentences.iter().map(stamped).collect()),
+    ])
 }
 
 fn spans(words: &[Token]) -> Vec<Value> {

@@ -42,22 +42,37 @@ impl Default for TranscriberOptions {
 /// Everything that turns a recording into text.
 #[derive(Debug)]
 pub struct Transcriber {
-    recognizer: Recognizer,
-    detector: Option<VoiceDetector>,
-    punctuation: Option<PunctuationModel>,
+    recognizer: Arc<Recognizer>,
+    detector: Option<Arc<VoiceDetector>>,
+    punctuation: Option<Arc<PunctuationModel>>,
     itn: Option<Arc<Itn>>,
     options: TranscriberOptions,
+}
+
+/// What a transcription needs of whoever runs it.
+pub trait Host {
+    /// Is told how many milliseconds have been read. An error ends the transcription.
+    ///
+    /// # Errors
+    /// The host's own.
+    fn heard(&mut self, ms: u64) -> Result<()>;
+
+    /// Recognises segments, each of so many samples; the results are in order.
+    ///
+    /// # Errors
+    /// The host's own, and those of [`Recognizer::recognize`].
+    fn recognize(&mut self, segments: Vec<Vec<f32>>) -> Result<Vec<Recognition>>;
 }
 
 impl Transcriber {
     /// Joins models; without detector a recording is one segment, without punctuation the text is bare.
     pub fn new(
-        recognizer: Recognizer,
-        detector: Option<VoiceDetector>,
-        punctuation: Option<PunctuationModel>,
+        recognizer: impl Into<Arc<Recognizer>>,
+        detector: Option<Arc<VoiceDetector>>,
+        punctuation: Option<Arc<PunctuationModel>>,
         options: TranscriberOptions,
     ) -> Self {
-        Self { recognizer, detector, punctuation, itn: None, options }
+        Self { recognizer: recognizer.into(), detector, punctuation, itn: None, options }
     }
 
     /// The same with rules that write digits, of a model that does not write them itself, where a request asks for them.
@@ -87,12 +102,25 @@ impl Transcriber {
         request: &Request,
         progress: impl FnMut(u64),
     ) -> Result<Transcript> {
+        self.transcribe_with(audio, request, &mut Alone { transcriber: self, request, progress })
+    }
+
+    /// [`Transcriber::transcribe`] with segments recognised where `host` likes.
+    ///
+    /// # Errors
+    /// As there, and those of the host.
+    pub fn transcribe_with(
+        &self,
+        audio: &mut AudioReader,
+        request: &Request,
+        host: &mut dyn Host,
+    ) -> Result<Transcript> {
         self.recognizer.check_itn(request, self.itn.as_deref())?;
         let mut run =
-            Run { transcriber: self, request, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
+            Run { transcriber: self, host, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
         let duration_ms = match &self.detector {
-            Some(detector) => run.detect(detector, audio, progress)?,
-            None => run.whole(audio, progress)?,
+            Some(detector) => run.detect(detector, audio)?,
+            None => run.whole(audio)?,
         };
         let window_ms = u64::from(self.recognizer.frontend().config().frame_length);
         if duration_ms < window_ms {
@@ -101,6 +129,11 @@ impl Transcriber {
             return Err(Error::audio(audio.name(), message));
         }
         self.write(duration_ms, run.segments, request)
+    }
+
+    /// Samples in one padded batch, and samples that wait for one.
+    fn budget(&self) -> usize {
+        self.options.batch_seconds as usize * self.sample_rate() as usize
     }
 
     /// The transcript of recognised segments.
@@ -160,6 +193,33 @@ fn bare_sentences(segments: &[Segment]) -> Vec<Sentence> {
     })
 }
 
+/// The host of a recording that is alone: its segments make the batches.
+struct Alone<'a, P> {
+    transcriber: &'a Transcriber,
+    request: &'a Request,
+    progress: P,
+}
+
+impl<P: FnMut(u64)> Host for Alone<'_, P> {
+    fn heard(&mut self, ms: u64) -> Result<()> {
+        (self.progress)(ms);
+        Ok(())
+    }
+
+    fn recognize(&mut self, segments: Vec<Vec<f32>>) -> Result<Vec<Recognition>> {
+        let lengths: Vec<usize> = segments.iter().map(Vec::len).collect();
+        let mut results = vec![Recognition::default(); segments.len()];
+        for group in batch::bucket(&lengths, self.transcriber.budget()) {
+            let utterance = |&i: &usize| Utterance { samples: &segments[i], request: self.request };
+            let utterances: Vec<Utterance> = group.iter().map(utterance).collect();
+            for (&i, result) in group.iter().zip(self.transcriber.recognizer.recognize(&utterances)?) {
+                results[i] = result;
+            }
+        }
+        Ok(results)
+    }
+}
+
 /// The sentences that `cut` makes of each segment, their words counted through the transcript.
 fn in_transcript(segments: &[Segment], cut: impl Fn(&Segment) -> Vec<Sentence>) -> Vec<Sentence> {
     let mut first = 0;
@@ -177,7 +237,7 @@ fn in_transcript(segments: &[Segment], cut: impl Fn(&Segment) -> Vec<Sentence>) 
 /// One recording on its way through.
 struct Run<'a> {
     transcriber: &'a Transcriber,
-    request: &'a Request,
+    host: &'a mut dyn Host,
     pending: Vec<Piece>,
     pending_samples: usize,
     segments: Vec<Segment>,
@@ -192,12 +252,7 @@ struct Piece {
 
 impl Run<'_> {
     /// Reads all audio through the detector; returns its length in ms.
-    fn detect(
-        &mut self,
-        detector: &VoiceDetector,
-        audio: &mut AudioReader,
-        mut progress: impl FnMut(u64),
-    ) -> Result<u64> {
+    fn detect(&mut self, detector: &VoiceDetector, audio: &mut AudioReader) -> Result<u64> {
         let rate = self.transcriber.sample_rate();
         let end_silence = match self.transcriber.options.max_end_silence_ms {
             Some(ms) => EndSilence::Fixed(ms),
@@ -215,7 +270,7 @@ impl Run<'_> {
                 }
             }
             let end_ms = held.end_ms();
-            progress(end_ms);
+            self.host.heard(end_ms)?;
             if last {
                 self.recognize_pending()?;
                 return Ok(end_ms);
@@ -225,7 +280,7 @@ impl Run<'_> {
     }
 
     /// Takes the whole recording as one segment; returns its length in ms.
-    fn whole(&mut self, audio: &mut AudioReader, mut progress: impl FnMut(u64)) -> Result<u64> {
+    fn whole(&mut self, audio: &mut AudioReader) -> Result<u64> {
         let rate = self.transcriber.sample_rate();
         let mut held = Held::new(rate);
         let limit = held.count(MAX_PIECE_MS);
@@ -236,7 +291,7 @@ impl Run<'_> {
             return Err(Error::audio(audio.name(), message));
         }
         let end_ms = held.end_ms();
-        progress(end_ms);
+        self.host.heard(end_ms)?;
         self.add(Piece { start_ms: 0, end_ms, samples: held.samples })?;
         self.recognize_pending()?;
         Ok(end_ms)
@@ -245,27 +300,17 @@ impl Run<'_> {
     fn add(&mut self, piece: Piece) -> Result<()> {
         self.pending_samples += piece.samples.len();
         self.pending.push(piece);
-        if self.pending_samples >= self.budget() { self.recognize_pending() } else { Ok(()) }
-    }
-
-    fn budget(&self) -> usize {
-        self.transcriber.options.batch_seconds as usize * self.transcriber.sample_rate() as usize
+        if self.pending_samples >= self.transcriber.budget() { self.recognize_pending() } else { Ok(()) }
     }
 
     fn recognize_pending(&mut self) -> Result<()> {
-        let pieces = std::mem::take(&mut self.pending);
         self.pending_samples = 0;
-        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.samples.len()).collect();
-        let mut results: Vec<Recognition> = vec![Recognition::default(); pieces.len()];
-        for group in batch::bucket(&lengths, self.budget()) {
-            let utterance = |&i: &usize| Utterance { samples: &pieces[i].samples, request: self.request };
-            let utterances: Vec<Utterance> = group.iter().map(utterance).collect();
-            for (&i, result) in group.iter().zip(self.transcriber.recognizer.recognize(&utterances)?) {
-                results[i] = result;
-            }
-        }
-        let segment = |(piece, result): (&Piece, _)| Segment::new(piece.start_ms, piece.end_ms, result);
-        self.segments.extend(pieces.iter().zip(results).map(segment));
+        let pending = std::mem::take(&mut self.pending);
+        let (spans, samples): (Vec<_>, Vec<_>) =
+            pending.into_iter().map(|piece| ((piece.start_ms, piece.end_ms), piece.samples)).unzip();
+        let results = self.host.recognize(samples)?;
+        let segment = |((start_ms, end_ms), result)| Segment::new(start_ms, end_ms, result);
+        self.segments.extend(spans.into_iter().zip(results).map(segment));
         Ok(())
     }
 }

@@ -38,4 +38,10 @@ impl Request {
         let asked = lm.is_some() || bias.is_some();
         asked.then_some(Search { graph: lm.map(LanguageModel::graph), bias, options: self.search })
     }
+
+    /// Listens for the hotwords of another request instead of its own; they were encoded by the same model.
+    pub fn share_hotwords(&mut self, other: &Self) {
+        self.hotwords.clone_from(&other.hotwords);
+        self.graph.clone_from(&other.graph);
+    }
 }

@@ -1,0 +1,20 @@
+//! The engine's threads.
+
+use std::thread::JoinHandle;
+
+use crate::error::{Error, Result};
+
+/// How much file work steps back behind live work, on the scale of nice(1).
+const BACKGROUND: i32 = 10;
+
+/// Starts a named thread.
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map_err(|cause| Error::Device(format!("thread {name}: {cause}")))
+}
+
+/// Lets the calling thread step back: when cores are short, live work comes first.
+pub(super) fn step_back() {
+    // On Linux the thread alone; where it is the whole process, all stay equal.
+    let _ = rustix::process::nice(BACKGROUND);
+}
