@@ -33,7 +33,9 @@ class Page:
         options.add_argument(f"--use-file-for-fake-audio-capture={clip['spoken']}%noloop")
         options.add_experimental_option("prefs", {"download.default_directory": self.folder.name})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(os.environ.get("CHROMEDRIVER", "/usr/bin/chromedriver")))
+        self.driver = webdriver.Chrome(
+            options=options, service=Service(os.environ.get("CHROMEDRIVER", "/usr/bin/chromedriver"))
+        )
         self.driver.get(url + "/")
 
     def __enter__(self):
@@ -58,8 +60,10 @@ class Page:
             if test():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s: {what}; text {self.text()!r}, state {self.state()}, "
-                             f"error {self.text('#error')!r}, log {self.driver.get_log('browser')}")
+        raise AssertionError(
+            f"not within {seconds} s: {what}; text {self.text()!r}, state {self.state()}, "
+            f"error {self.text('#error')!r}, log {self.driver.get_log('browser')}"
+        )
 
     def quiet(self):
         """No script failed and nothing was missing."""
@@ -79,7 +83,10 @@ class Page:
 def microphone(clip):
     with Page(clip) as page:
         page.find("#microphone").click()
-        page.until("live text", lambda: page.driver.find_elements(By.CSS_SELECTOR, "#transcript .live") and page.text())
+        page.until(
+            "live text",
+            lambda: page.driver.find_elements(By.CSS_SELECTOR, "#transcript .live") and page.text(),
+        )
         page.shot("microphone-live")
         page.until("corrected text", lambda: page.driver.find_elements(By.CSS_SELECTOR, "#transcript .word"))
         page.find("#microphone").click()
@@ -96,7 +103,9 @@ def recording(clip, mode):
         page.find("#file").send_keys(clip["flac"])
         page.until("the text", lambda: page.state() == "idle" and page.text())
         page.shot(f"file-{mode}")
-        equal(page.text(), {"2pass": clip["two_pass"], "offline": clip["text"], "online": clip["online"]}[mode])
+        equal(
+            page.text(), {"2pass": clip["two_pass"], "offline": clip["text"], "online": clip["online"]}[mode]
+        )
         if mode == "2pass":
             equal(page.downloaded("txt"), clip["two_pass"] + "\n")
             words = json.loads(page.downloaded("json"))["segments"]
@@ -134,7 +143,12 @@ def key_needed(clip):
 
 
 checks.run("microphone", microphone, checks.clip("short_08"))
-for name, mode in (("short_04", "2pass"), ("short_04", "offline"), ("short_07", "online"), ("long_01", "2pass")):
+for name, mode in (
+    ("short_04", "2pass"),
+    ("short_04", "offline"),
+    ("short_07", "online"),
+    ("long_01", "2pass"),
+):
     checks.run(f"file {name} {mode}", recording, checks.clip(name), mode)
 checks.run("keyboard and Chinese", keyboard, checks.clip("short_08"))
 checks.run("API key", key_needed, checks.clip("short_04"))

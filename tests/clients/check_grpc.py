@@ -14,7 +14,9 @@ from grpc_tools import protoc
 checks = Checks()
 proto = pathlib.Path(__file__).parents[2] / "proto"
 with tempfile.TemporaryDirectory() as folder:
-    protoc.main(["protoc", f"-I{proto}", f"--python_out={folder}", f"--grpc_python_out={folder}", "paraformer.proto"])
+    protoc.main(
+        ["protoc", f"-I{proto}", f"--python_out={folder}", f"--grpc_python_out={folder}", "paraformer.proto"]
+    )
     sys.path.insert(0, folder)
     import paraformer_pb2
     import paraformer_pb2_grpc
@@ -28,9 +30,11 @@ def requests(clip, mode, final):
     with wave.open(clip["wav"]) as file:
         audio = file.readframes(file.getnframes())
     config = dict(mode=mode, wav_format=0, sampling_rate=16000, chunk_size=[5, 10, 5])
-    steps = [audio[at:at + 3200] for at in range(0, len(audio), 3200)]
+    steps = [audio[at : at + 3200] for at in range(0, len(audio), 3200)]
     for i, step in enumerate(steps):
-        yield paraformer_pb2.Request(audio_data=step, is_final=final and i + 1 == len(steps), **(config if i == 0 else {}))
+        yield paraformer_pb2.Request(
+            audio_data=step, is_final=final and i + 1 == len(steps), **(config if i == 0 else {})
+        )
 
 
 def recognise(clip, mode, final=True):
@@ -63,7 +67,9 @@ def empty():
 
 
 def health():
-    reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="paraformer.ASR"), timeout=10)
+    reply = health_pb2_grpc.HealthStub(channel).Check(
+        health_pb2.HealthCheckRequest(service="paraformer.ASR"), timeout=10
+    )
     equal(reply.status, health_pb2.HealthCheckResponse.SERVING)
 
 

@@ -11,7 +11,9 @@ client = openai.OpenAI(base_url=f"{checks.url}/v1", api_key="none", max_retries=
 
 def transcribe(clip, kind="flac", **options):
     with open(clip[kind], "rb") as file:
-        return client.audio.transcriptions.create(file=file, model=options.pop("model", "whisper-1"), **options)
+        return client.audio.transcriptions.create(
+            file=file, model=options.pop("model", "whisper-1"), **options
+        )
 
 
 def plain(clip, kind):
@@ -51,7 +53,14 @@ def stream(clip):
 
 def options(clip):
     """Fields that other engines know are taken; hotwords come as the prompt."""
-    found = transcribe(clip, language="zh", prompt="你好, 赵磊", temperature=0.0, include=["logprobs"], chunking_strategy="auto")
+    found = transcribe(
+        clip,
+        language="zh",
+        prompt="你好, 赵磊",
+        temperature=0.0,
+        include=["logprobs"],
+        chunking_strategy="auto",
+    )
     equal(found.text, clip["text"])
 
 
@@ -79,19 +88,25 @@ async def realtime(clip, detection):
     """Appends the clip at 24 kHz; with detection sentences complete by themselves, else at the commit."""
     other = openai.AsyncOpenAI(base_url=f"{checks.url}/v1", api_key="none")
     completed, kinds = [], []
-    async with other.realtime.connect(model=None or "", extra_query={"intent": "transcription"}) as connection:
-        await connection.session.update(session={
-            "type": "transcription",
-            "audio": {"input": {
-                "format": {"type": "audio/pcm", "rate": 24000},
-                "transcription": {"model": "whisper-1", "language": "zh"},
-                "turn_detection": {"type": "server_vad"} if detection else None,
-            }},
-        })
+    async with other.realtime.connect(
+        model=None or "", extra_query={"intent": "transcription"}
+    ) as connection:
+        await connection.session.update(
+            session={
+                "type": "transcription",
+                "audio": {
+                    "input": {
+                        "format": {"type": "audio/pcm", "rate": 24000},
+                        "transcription": {"model": "whisper-1", "language": "zh"},
+                        "turn_detection": {"type": "server_vad"} if detection else None,
+                    }
+                },
+            }
+        )
         with open(clip["pcm24"], "rb") as file:
             audio = file.read() + bytes(48000 if detection else 0) * 2
         for at in range(0, len(audio), 9600):
-            await connection.input_audio_buffer.append(audio=base64.b64encode(audio[at:at + 9600]).decode())
+            await connection.input_audio_buffer.append(audio=base64.b64encode(audio[at : at + 9600]).decode())
         if not detection:
             await connection.input_audio_buffer.commit()
         async for event in connection:
@@ -101,8 +116,12 @@ async def realtime(clip, detection):
                 completed.append(event.transcript)
                 break
     equal(completed, [clip["two_pass"]], kinds)
-    for kind in ("session.created", "session.updated", "input_audio_buffer.committed",
-                 "conversation.item.input_audio_transcription.delta"):
+    for kind in (
+        "session.created",
+        "session.updated",
+        "input_audio_buffer.committed",
+        "conversation.item.input_audio_transcription.delta",
+    ):
         assert kind in kinds, (kind, kinds)
     assert ("input_audio_buffer.speech_started" in kinds) == detection, kinds
 
@@ -120,11 +139,24 @@ for name in ("short_04", "long_01"):
 checks.run("verbose_json without words", only_segments, checks.clip("short_04"))
 checks.run("options", options, checks.clip("short_04"))
 checks.run("models", models)
-checks.run("unknown model", refused, openai.NotFoundError, lambda: transcribe(checks.clip("short_04"), model="no-such"))
-checks.run("not audio", refused, openai.BadRequestError,
-           lambda: client.audio.transcriptions.create(file=("a.wav", b"no audio at all"), model="whisper-1"))
-checks.run("unknown format", refused, openai.BadRequestError,
-           lambda: transcribe(checks.clip("short_04"), response_format="docx"))
+checks.run(
+    "unknown model",
+    refused,
+    openai.NotFoundError,
+    lambda: transcribe(checks.clip("short_04"), model="no-such"),
+)
+checks.run(
+    "not audio",
+    refused,
+    openai.BadRequestError,
+    lambda: client.audio.transcriptions.create(file=("a.wav", b"no audio at all"), model="whisper-1"),
+)
+checks.run(
+    "unknown format",
+    refused,
+    openai.BadRequestError,
+    lambda: transcribe(checks.clip("short_04"), response_format="docx"),
+)
 checks.run("wrong key", refused, openai.AuthenticationError, lambda: locked("wrong").models.list())
 checks.run("right key", lambda: locked("sesame").models.list())
 checks.run("realtime with server VAD", realtime, checks.clip("short_08"), True)

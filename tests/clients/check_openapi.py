@@ -11,8 +11,22 @@ checks = Checks()
 
 def survives():
     program = pathlib.Path(sys.executable).parent / "schemathesis"
-    command = [program, "run", f"{checks.url}/openapi.json", "--checks", "not_a_server_error", "--max-examples", "15",
-               "--seed", "1", "--phases", "examples,coverage,fuzzing", "--request-timeout", "30", "--no-color"]
+    command = [
+        program,
+        "run",
+        f"{checks.url}/openapi.json",
+        "--checks",
+        "not_a_server_error",
+        "--max-examples",
+        "15",
+        "--seed",
+        "1",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--request-timeout",
+        "30",
+        "--no-color",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     print(done.stdout[-3000:], done.stderr[-1000:])
     assert done.returncode == 0, f"schemathesis exits {done.returncode}"

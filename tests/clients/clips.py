@@ -15,15 +15,21 @@ RATE = 16000
 
 
 def run(binary, *arguments):
-    return subprocess.run([binary, *map(str, arguments)], check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    return subprocess.run(
+        [binary, *map(str, arguments)], check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout
 
 
 def write_forms(path, folder):
     """16 kHz wav; the same between silences, as a microphone hears it; 24 kHz samples without header."""
     samples, rate = soundfile.read(path, dtype="int16")
     assert rate == RATE, (path, rate)
-    forms = {"flac": path, "wav": folder / f"{path.stem}.wav", "spoken": folder / f"{path.stem}.spoken.wav",
-             "pcm24": folder / f"{path.stem}.24k.pcm"}
+    forms = {
+        "flac": path,
+        "wav": folder / f"{path.stem}.wav",
+        "spoken": folder / f"{path.stem}.spoken.wav",
+        "pcm24": folder / f"{path.stem}.24k.pcm",
+    }
     soundfile.write(forms["wav"], samples, RATE)
     silence = np.zeros(RATE, np.int16)
     soundfile.write(forms["spoken"], np.concatenate([silence, samples, silence, silence]), RATE)
@@ -35,9 +41,13 @@ def write_forms(path, folder):
 def said(binary, path):
     """What the command line prints for the clip: whole, in two passes, streaming."""
     whole = json.loads(run(binary, "transcribe", "--format", "json", path))
-    messages = [json.loads(line) for line in run(binary, "stream", "--chunk-size", "5,10,5", path).splitlines()]
+    messages = [
+        json.loads(line) for line in run(binary, "stream", "--chunk-size", "5,10,5", path).splitlines()
+    ]
     corrected = [m for m in messages if m["mode"] == "2pass-offline"]
-    online = [json.loads(line)["text"] for line in run(binary, "stream", "--mode", "online", path).splitlines()]
+    online = [
+        json.loads(line)["text"] for line in run(binary, "stream", "--mode", "online", path).splitlines()
+    ]
     return {
         "text": whole["text"],
         "duration_ms": whole["duration_ms"],
@@ -56,8 +66,13 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     parser.add_argument("recordings", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
-    clips = {p.stem: {**write_forms(p, arguments.folder), **said(arguments.binary, p)} for p in arguments.recordings}
-    (arguments.folder / "expected.json").write_text(json.dumps(clips, ensure_ascii=False, indent=1), encoding="utf-8")
+    clips = {
+        p.stem: {**write_forms(p, arguments.folder), **said(arguments.binary, p)}
+        for p in arguments.recordings
+    }
+    (arguments.folder / "expected.json").write_text(
+        json.dumps(clips, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
 
 
 main()

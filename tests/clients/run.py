@@ -34,7 +34,10 @@ def environment(name, cache):
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements],
+            check=True,
+        )
         (folder / "complete").touch()
     return python
 
@@ -72,7 +75,9 @@ def check(client, python, arguments):
     script = HERE / f"check_{client.replace('-', '_')}.py"
     print(f"-- {client}", flush=True)
     try:
-        done = subprocess.run([python, script, *arguments], stdout=subprocess.PIPE, text=True, encoding="utf-8", timeout=1200)
+        done = subprocess.run(
+            [python, script, *arguments], stdout=subprocess.PIPE, text=True, encoding="utf-8", timeout=1200
+        )
         output = done.stdout
     except subprocess.TimeoutExpired as late:
         output = (late.stdout or b"").decode("utf-8", "replace") + "not done after 20 minutes\n"
@@ -82,10 +87,16 @@ def check(client, python, arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--binary", type=pathlib.Path, required=True)
-    parser.add_argument("--out", type=pathlib.Path, help="screenshots and server logs; by default a temporary folder")
-    parser.add_argument("--only", nargs="+", choices=CLIENTS, default=CLIENTS, metavar="CLIENT", help=", ".join(CLIENTS))
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="screenshots and server logs; by default a temporary folder"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=CLIENTS, default=CLIENTS, metavar="CLIENT", help=", ".join(CLIENTS)
+    )
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
     parser.add_argument("--cache", type=pathlib.Path, default=home / "funasr-candle" / "clients")
     arguments = parser.parse_args()
@@ -96,7 +107,10 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         pythons = {name: environment(name, arguments.cache) for name in {*arguments.only, "funasr-python"}}
         clips = sorted((ROOT / "tests" / "data" / "eval").glob("*.flac"))
-        subprocess.run([pythons["funasr-python"], HERE / "clips.py", "--binary", binary, "--folder", work, *clips], check=True)
+        subprocess.run(
+            [pythons["funasr-python"], HERE / "clips.py", "--binary", binary, "--folder", work, *clips],
+            check=True,
+        )
         url = stack.enter_context(server(binary, out / "server.log"))
         locked = stack.enter_context(server(binary, out / "locked.log", *LOCKED))
         options = ["--url", url, "--locked-url", locked, "--clips", work / "expected.json", "--out", out]

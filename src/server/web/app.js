@@ -29,17 +29,28 @@ function config(audioFields) {
   const itn = fields.has('itn');
   const model = fields.get('model');
   return {
-    mode: fields.get('mode'), chunk_size: CHUNK_SIZE, wav_name: name, itn, svs_itn: itn, svs_lang: fields.get('language'),
-    hotwords: hotwords(fields.get('hotwords')), ...(model ? { model } : {}), ...audioFields,
+    mode: fields.get('mode'),
+    chunk_size: CHUNK_SIZE,
+    wav_name: name,
+    itn,
+    svs_itn: itn,
+    svs_lang: fields.get('language'),
+    hotwords: hotwords(fields.get('hotwords')),
+    ...(model ? { model } : {}),
+    ...audioFields,
   };
 }
 
 /** FunASR's form: a JSON text of word -> weight. */
 function hotwords(lines) {
-  const entries = lines.split('\n').map((line) => line.trim()).filter(Boolean).map((line) => {
-    const [, word, weight] = line.match(/^(.*?)(?:\s+(-?\d+))?$/);
-    return [word, Number(weight ?? 20)];
-  });
+  const entries = lines
+    .split('\n')
+    .map((line) => line.trim())
+    .filter(Boolean)
+    .map((line) => {
+      const [, word, weight] = line.match(/^(.*?)(?:\s+(-?\d+))?$/);
+      return [word, Number(weight ?? 20)];
+    });
   return entries.length ? JSON.stringify(Object.fromEntries(entries)) : '';
 }
 
@@ -52,8 +63,12 @@ async function listModels() {
     const headers = key ? { authorization: `Bearer ${key}` } : {};
     const reply = await fetch(new URL('v1/models', location.href), { headers });
     if (reply.ok) models = (await reply.json()).data;
-  } catch { /* The page is of use without the list. */ }
-  select.replaceChildren(...(models.length ? models.map(({ id }) => new Option(id, id)) : [new Option('–', '')]));
+  } catch {
+    /* The page is of use without the list. */
+  }
+  select.replaceChildren(
+    ...(models.length ? models.map(({ id }) => new Option(id, id)) : [new Option('–', '')]),
+  );
   select.value = chosen;
   if (select.selectedIndex < 0) select.selectedIndex = 0;
 }
@@ -69,7 +84,8 @@ function remember() {
 
 function recall() {
   const kept = JSON.parse(localStorage.getItem('settings') ?? '{}');
-  for (const field of ['mode', 'language', 'hotwords']) if (kept[field]) settings.elements[field].value = kept[field];
+  for (const field of ['mode', 'language', 'hotwords'])
+    if (kept[field]) settings.elements[field].value = kept[field];
   settings.itn.checked = kept.itn ?? true;
   settings.key.value = sessionStorage.getItem('key') ?? '';
 }
@@ -132,7 +148,7 @@ async function startMicrophone() {
   }
   waveform.live = true;
   const own = connect({ wav_format: 'pcm', audio_fs: microphone.sampleRate });
-  if (!await own.opened) return undefined; // onEnd has said why.
+  if (!(await own.opened)) return undefined; // onEnd has said why.
   for (const block of recorded) own.push(block);
   own.ready = true;
   return setState('listening');
@@ -174,7 +190,7 @@ async function sendFile(file) {
   const live = samples && settings.elements.mode.value !== 'offline';
   const format = file.name.split('.').pop().toLowerCase();
   const own = connect({ wav_format: live ? 'pcm' : format, audio_fs: 16000 });
-  if (!await own.opened) return; // onEnd has said why.
+  if (!(await own.opened)) return; // onEnd has said why.
   setState('sending');
   await own.sendAll(live ? pcm(samples).buffer : bytes);
   if (own.ended) return;
@@ -187,22 +203,34 @@ async function decode(bytes) {
   try {
     const decoded = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(bytes.slice(0));
     const channels = Array.from({ length: decoded.numberOfChannels }, (_, i) => decoded.getChannelData(i));
-    return channels[0].map((_, at) => channels.reduce((sum, channel) => sum + channel[at], 0) / channels.length);
+    return channels[0].map(
+      (_, at) => channels.reduce((sum, channel) => sum + channel[at], 0) / channels.length,
+    );
   } catch {
     return null;
   }
 }
 
-const pcm = (samples) => Int16Array.from(samples, (s) => Math.max(-32768, Math.min(32767, Math.round(s * 32768))));
+const pcm = (samples) =>
+  Int16Array.from(samples, (s) => Math.max(-32768, Math.min(32767, Math.round(s * 32768))));
 
 function wav(blocks, rate) {
   const bytes = blocks.reduce((sum, block) => sum + block.byteLength, 0);
   const header = new DataView(new ArrayBuffer(44));
-  const word = (at, letters) => [...letters].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
-  word(0, 'RIFF'); header.setUint32(4, 36 + bytes, true); word(8, 'WAVEfmt '); header.setUint32(16, 16, true);
-  header.setUint16(20, 1, true); header.setUint16(22, 1, true); header.setUint32(24, rate, true);
-  header.setUint32(28, rate * 2, true); header.setUint16(32, 2, true); header.setUint16(34, 16, true);
-  word(36, 'data'); header.setUint32(40, bytes, true);
+  const word = (at, letters) =>
+    [...letters].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
+  word(0, 'RIFF');
+  header.setUint32(4, 36 + bytes, true);
+  word(8, 'WAVEfmt ');
+  header.setUint32(16, 16, true);
+  header.setUint16(20, 1, true);
+  header.setUint16(22, 1, true);
+  header.setUint32(24, rate, true);
+  header.setUint32(28, rate * 2, true);
+  header.setUint16(32, 2, true);
+  header.setUint16(34, 16, true);
+  word(36, 'data');
+  header.setUint32(40, bytes, true);
   return new Blob([header, ...blocks], { type: 'audio/wav' });
 }
 
@@ -271,22 +299,32 @@ function seek(ms) {
 
 function toggle() {
   if (!audio.src) return;
-  if (audio.paused) audio.play(); else audio.pause();
+  if (audio.paused) audio.play();
+  else audio.pause();
 }
 
 function follow() {
   const ms = audio.currentTime * 1000;
   waveform.playing(ms);
   for (const word of document.querySelectorAll('.word')) {
-    word.classList.toggle('now', !audio.paused && ms >= Number(word.dataset.start) && ms < Number(word.dataset.end));
+    word.classList.toggle(
+      'now',
+      !audio.paused && ms >= Number(word.dataset.start) && ms < Number(word.dataset.end),
+    );
   }
   if (!audio.paused) requestAnimationFrame(follow);
 }
 
 function download(kind) {
-  const content = { txt: () => `${transcript.text}\n`, srt: () => transcript.srt(), json: () => transcript.json() }[kind]();
+  const content = {
+    txt: () => `${transcript.text}\n`,
+    srt: () => transcript.srt(),
+    json: () => transcript.json(),
+  }[kind]();
   const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([content], { type: `${kind === 'json' ? 'application/json' : 'text/plain'};charset=utf-8` }));
+  link.href = URL.createObjectURL(
+    new Blob([content], { type: `${kind === 'json' ? 'application/json' : 'text/plain'};charset=utf-8` }),
+  );
   link.download = `${name.replace(/\.[^.]*$/, '') || 'transcript'}.${kind}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
@@ -295,7 +333,9 @@ function download(kind) {
 async function copy() {
   await navigator.clipboard.writeText(transcript.text);
   $('copy').textContent = text('copied');
-  setTimeout(() => { $('copy').textContent = text('copy'); }, 1200);
+  setTimeout(() => {
+    $('copy').textContent = text('copy');
+  }, 1200);
 }
 
 // -- wiring
@@ -320,14 +360,27 @@ $('play').onclick = toggle;
 $('copy').onclick = copy;
 $('zoom-in').onclick = () => waveform.zoom(0.5);
 $('zoom-out').onclick = () => waveform.zoom(2);
-for (const button of document.querySelectorAll('[data-download]')) button.onclick = () => download(button.dataset.download);
+for (const button of document.querySelectorAll('[data-download]'))
+  button.onclick = () => download(button.dataset.download);
 waveform.onSeek = seek;
-audio.onplay = () => { $('play').textContent = text('pause'); follow(); };
-audio.onpause = () => { $('play').textContent = text('play'); follow(); };
+audio.onplay = () => {
+  $('play').textContent = text('pause');
+  follow();
+};
+audio.onpause = () => {
+  $('play').textContent = text('play');
+  follow();
+};
 settings.onsubmit = (event) => event.preventDefault();
-settings.onchange = (event) => { remember(); if (event.target === settings.key) listModels(); };
+settings.onchange = (event) => {
+  remember();
+  if (event.target === settings.key) listModels();
+};
 
-document.ondragover = (event) => { event.preventDefault(); $('drop').classList.add('over'); };
+document.ondragover = (event) => {
+  event.preventDefault();
+  $('drop').classList.add('over');
+};
 document.ondragleave = () => $('drop').classList.remove('over');
 document.ondrop = (event) => {
   event.preventDefault();
@@ -335,8 +388,16 @@ document.ondrop = (event) => {
   if (event.dataTransfer.files[0]) sendFile(event.dataTransfer.files[0]);
 };
 document.onkeydown = (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, textarea, select, button, summary, a')) return;
-  const act = { m: () => $('microphone').click(), o: () => $('file').click(), ' ': toggle }[event.key.toLowerCase()];
+  if (
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    event.target.matches('input, textarea, select, button, summary, a')
+  )
+    return;
+  const act = { m: () => $('microphone').click(), o: () => $('file').click(), ' ': toggle }[
+    event.key.toLowerCase()
+  ];
   if (!act) return;
   event.preventDefault();
   act();

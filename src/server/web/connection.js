@@ -15,8 +15,15 @@ export class Connection {
     this.onEnd = onEnd;
     /** Whether the server took the connection. */
     this.opened = new Promise((tell) => {
-      this.socket.onopen = () => { this.tell({ ...settings, is_speaking: true }); this.wasOpen = true; tell(true); };
-      this.socket.onclose = () => { this.end(this.wasOpen ? 'lost' : 'refused'); tell(false); };
+      this.socket.onopen = () => {
+        this.tell({ ...settings, is_speaking: true });
+        this.wasOpen = true;
+        tell(true);
+      };
+      this.socket.onclose = () => {
+        this.end(this.wasOpen ? 'lost' : 'refused');
+        tell(false);
+      };
     });
     this.socket.onmessage = ({ data }) => {
       if (this.ended) return;
@@ -26,20 +33,27 @@ export class Connection {
     };
   }
 
-  tell(message) { this.socket.send(JSON.stringify(message)); }
+  tell(message) {
+    this.socket.send(JSON.stringify(message));
+  }
 
   /** Live audio; what the network cannot take is the socket's to hold. */
-  push(bytes) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(bytes); }
+  push(bytes) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(bytes);
+  }
 
   /** A whole recording, no faster than the server reads. */
   async sendAll(buffer) {
     for (let at = 0; at < buffer.byteLength && !this.ended; at += FRAME_BYTES) {
-      while (this.socket.bufferedAmount > HIGH_WATER && !this.ended) await new Promise((go) => setTimeout(go, 20));
+      while (this.socket.bufferedAmount > HIGH_WATER && !this.ended)
+        await new Promise((go) => setTimeout(go, 20));
       this.push(buffer.slice(at, at + FRAME_BYTES));
     }
   }
 
-  finish() { if (this.socket.readyState === WebSocket.OPEN) this.tell({ is_speaking: false }); }
+  finish() {
+    if (this.socket.readyState === WebSocket.OPEN) this.tell({ is_speaking: false });
+  }
 
   end(problem) {
     if (this.ended) return;

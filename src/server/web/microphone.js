@@ -19,11 +19,15 @@ export class Microphone {
     return microphone;
   }
 
-  get sampleRate() { return this.context.sampleRate; }
+  get sampleRate() {
+    return this.context.sampleRate;
+  }
 
   /** Closes it, after the last block was given. */
   async close() {
-    const drained = new Promise((done) => { this.drained = done; });
+    const drained = new Promise((done) => {
+      this.drained = done;
+    });
     this.node.port.postMessage('flush');
     await Promise.race([drained, new Promise((late) => setTimeout(late, 500))]);
     for (const track of this.stream.getTracks()) track.stop();

@@ -5,7 +5,10 @@ class Recorder extends AudioWorkletProcessor {
     super();
     this.block = new Int16Array(Math.round(sampleRate * 0.06));
     this.filled = 0;
-    this.port.onmessage = () => { this.flush(); this.port.postMessage(null); };
+    this.port.onmessage = () => {
+      this.flush();
+      this.port.postMessage(null);
+    };
   }
 
   process([channels]) {

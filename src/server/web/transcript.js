@@ -26,17 +26,30 @@ export class Transcript {
     return segment;
   }
 
-  get filled() { return this.segments.filter((segment) => segment?.text); }
-  get text() { return this.filled.reduce((whole, { text }) => join(whole, text), ''); }
+  get filled() {
+    return this.segments.filter((segment) => segment?.text);
+  }
+  get text() {
+    return this.filled.reduce((whole, { text }) => join(whole, text), '');
+  }
 
   srt() {
     const cues = this.filled.flatMap((segment) => cuesOf(segment));
-    return cues.map((cue, i) => `${i + 1}\n${clock(cue.start)} --> ${clock(cue.end)}\n${cue.text}\n`).join('\n');
+    return cues
+      .map((cue, i) => `${i + 1}\n${clock(cue.start)} --> ${clock(cue.end)}\n${cue.text}\n`)
+      .join('\n');
   }
 
   json() {
-    const segments = this.filled.map(({ index, start, end, text, words, language, emotion }) => (
-      { index, start_ms: start, end_ms: end, text, language, emotion, words: words.map(toMs) }));
+    const segments = this.filled.map(({ index, start, end, text, words, language, emotion }) => ({
+      index,
+      start_ms: start,
+      end_ms: end,
+      text,
+      language,
+      emotion,
+      words: words.map(toMs),
+    }));
     return JSON.stringify({ mode: this.mode, text: this.text, segments }, null, 2);
   }
 }
@@ -45,9 +58,13 @@ const toMs = ({ text, start, end }) => ({ text, start_ms: start, end_ms: end });
 
 function wordsOf({ stamp_sents: sentences }) {
   if (!Array.isArray(sentences)) return [];
-  return sentences.flatMap(({ text_seg: seg, ts_list: times }) => seg.split(' ').filter(Boolean)
-    .map((text, i) => ({ text, start: times[i]?.[0], end: times[i]?.[1] }))
-    .filter(({ start }) => start !== undefined));
+  return sentences.flatMap(({ text_seg: seg, ts_list: times }) =>
+    seg
+      .split(' ')
+      .filter(Boolean)
+      .map((text, i) => ({ text, start: times[i]?.[0], end: times[i]?.[1] }))
+      .filter(({ start }) => start !== undefined),
+  );
 }
 
 /** Cuts `text` so that each word has the part that spells it, with the marks after it. */
@@ -56,7 +73,8 @@ function pieces(text, words) {
   let at = 0;
   const cut = words.map((word, i) => {
     const begin = at;
-    for (let left = [...word.text].length; left > 0 && at < letters.length; at++) if (letters[at].trim()) left--;
+    for (let left = [...word.text].length; left > 0 && at < letters.length; at++)
+      if (letters[at].trim()) left--;
     const next = [...(words[i + 1]?.text ?? '')][0];
     while (at < letters.length && letters[at] !== next && MARK.test(letters[at])) at++;
     return { text: letters.slice(begin, at).join(''), start: word.start, end: word.end };
@@ -73,7 +91,10 @@ function cuesOf({ pieces: parts = [], text, start, end }) {
     open ??= { text: '', start: part.start };
     open.text += part.text;
     open.end = Math.max(part.end, open.start + 1);
-    if (CLOSES.test(part.text)) { cues.push(open); open = null; }
+    if (CLOSES.test(part.text)) {
+      cues.push(open);
+      open = null;
+    }
   }
   if (open) cues.push(open);
   return cues.map((cue) => ({ ...cue, text: cue.text.trim() }));
@@ -85,5 +106,5 @@ function join(left, right) {
 
 function clock(ms) {
   const pad = (value, width) => String(Math.floor(value)).padStart(width, '0');
-  return `${pad(ms / 3600000, 2)}:${pad(ms / 60000 % 60, 2)}:${pad(ms / 1000 % 60, 2)},${pad(ms % 1000, 3)}`;
+  return `${pad(ms / 3600000, 2)}:${pad((ms / 60000) % 60, 2)}:${pad((ms / 1000) % 60, 2)},${pad(ms % 1000, 3)}`;
 }

@@ -22,12 +22,14 @@ export class Waveform {
     this.draw();
   }
 
-  get duration() { return this.peaks.length * PEAK_MS; }
+  get duration() {
+    return this.peaks.length * PEAK_MS;
+  }
 
   /** Appends samples, 16-bit or in [-1, 1]. */
   push(samples, sampleRate) {
     const scale = samples instanceof Int16Array ? 1 / 32768 : 1;
-    const width = Math.round(sampleRate * PEAK_MS / 1000);
+    const width = Math.round((sampleRate * PEAK_MS) / 1000);
     for (const sample of samples) {
       this.rest = Math.max(this.rest, Math.abs(sample) * scale);
       if (++this.restCount === width) {
@@ -38,8 +40,14 @@ export class Waveform {
     this.draw();
   }
 
-  show(segments) { this.segments = segments; this.draw(); }
-  playing(ms) { this.cursor = ms; this.draw(); }
+  show(segments) {
+    this.segments = segments;
+    this.draw();
+  }
+  playing(ms) {
+    this.cursor = ms;
+    this.draw();
+  }
 
   /** The shown stretch: chosen by the user, else the last seconds while live, else everything. */
   range() {
@@ -50,14 +58,14 @@ export class Waveform {
 
   timeAt(x) {
     const [from, to] = this.range();
-    return from + x / this.canvas.clientWidth * (to - from);
+    return from + (x / this.canvas.clientWidth) * (to - from);
   }
 
   zoom(factor, around = this.canvas.clientWidth / 2) {
     const [from, to] = this.range();
     const whole = Math.max(this.duration, MIN_MS);
     const width = Math.min(whole, Math.max(MIN_MS, (to - from) * factor));
-    const start = this.timeAt(around) - around / this.canvas.clientWidth * width;
+    const start = this.timeAt(around) - (around / this.canvas.clientWidth) * width;
     this.place(start, width);
   }
 
@@ -74,13 +82,21 @@ export class Waveform {
 
   wheel(event) {
     event.preventDefault();
-    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) this.pan(Math.sign(event.deltaX + event.deltaY) / 10);
+    if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY))
+      this.pan(Math.sign(event.deltaX + event.deltaY) / 10);
     else this.zoom(event.deltaY > 0 ? 1.25 : 0.8, event.offsetX);
   }
 
   key(event) {
-    const act = { ArrowLeft: () => this.pan(-0.2), ArrowRight: () => this.pan(0.2), '+': () => this.zoom(0.5),
-      '=': () => this.zoom(0.5), '-': () => this.zoom(2), Home: () => this.pan(-1e6), End: () => this.pan(1e6) }[event.key];
+    const act = {
+      ArrowLeft: () => this.pan(-0.2),
+      ArrowRight: () => this.pan(0.2),
+      '+': () => this.zoom(0.5),
+      '=': () => this.zoom(0.5),
+      '-': () => this.zoom(2),
+      Home: () => this.pan(-1e6),
+      End: () => this.pan(1e6),
+    }[event.key];
     if (!act) return;
     event.preventDefault();
     act();
@@ -88,7 +104,10 @@ export class Waveform {
 
   draw() {
     if (this.pending) return;
-    this.pending = requestAnimationFrame(() => { this.pending = 0; this.paint(); });
+    this.pending = requestAnimationFrame(() => {
+      this.pending = 0;
+      this.paint();
+    });
   }
 
   paint() {
@@ -104,7 +123,16 @@ export class Waveform {
     const style = getComputedStyle(canvas);
     const colour = (name) => style.getPropertyValue(`--${name}`);
     const [from, to] = this.range();
-    const frame = { ink, colour, width, from, to, top: 4, bottom: height - 40, x: (ms) => (ms - from) / (to - from) * width };
+    const frame = {
+      ink,
+      colour,
+      width,
+      from,
+      to,
+      top: 4,
+      bottom: height - 40,
+      x: (ms) => ((ms - from) / (to - from)) * width,
+    };
     this.paintSegments(frame);
     this.paintPeaks(frame);
     this.paintWords(frame);
@@ -126,8 +154,8 @@ export class Waveform {
     const middle = (top + bottom) / 2;
     ink.fillStyle = colour('accent');
     for (let column = 0; column < width; column += 2) {
-      const begin = Math.floor((from + column / width * (to - from)) / PEAK_MS);
-      const end = Math.max(begin + 1, Math.floor((from + (column + 2) / width * (to - from)) / PEAK_MS));
+      const begin = Math.floor((from + (column / width) * (to - from)) / PEAK_MS);
+      const end = Math.max(begin + 1, Math.floor((from + ((column + 2) / width) * (to - from)) / PEAK_MS));
       let peak = 0;
       for (let i = begin; i < end && i < this.peaks.length; i++) peak = Math.max(peak, this.peaks[i]);
       const tall = begin < this.peaks.length ? Math.max(1, Math.sqrt(peak) * (bottom - top) * 0.95) : 0;
@@ -155,12 +183,15 @@ export class Waveform {
   }
 
   paintTimes({ ink, colour, from, to, width, x }, height) {
-    const step = [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600].map((s) => s * 1000)
-      .find((ms) => ms / (to - from) * width >= 70) ?? 7200000;
+    const step =
+      [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600]
+        .map((s) => s * 1000)
+        .find((ms) => (ms / (to - from)) * width >= 70) ?? 7200000;
     ink.fillStyle = colour('soft');
     ink.font = '11px system-ui, sans-serif';
     ink.textBaseline = 'bottom';
-    for (let ms = Math.ceil(from / step) * step; ms < to; ms += step) ink.fillText(shortTime(ms), x(ms) + 2, height - 2);
+    for (let ms = Math.ceil(from / step) * step; ms < to; ms += step)
+      ink.fillText(shortTime(ms), x(ms) + 2, height - 2);
   }
 }
 

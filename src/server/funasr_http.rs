@@ -1,0 +1,225 @@
+//! FunASR's HTTP services: `POST /recognition` (also `POST /`), which answers with the keys of both its Python and its
+//! C++ server, `POST /asr` of funasr-server, and `GET /health`.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::multipart::Multipart;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::forms::Order;
+use super::openai::no_form;
+use super::reply::{Detail, Refusal};
+use super::upload::Form;
+use crate::pipeline::Transcript;
+use crate::text::sentences::Sentence;
+
+/// The routes.
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(recognition)).routes(routes!(asr)).routes(routes!(health))
+}
+
+/// The form of `/recognition`.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation: the form is read part by part")]
+struct RecognitionForm {
+    /// The recording; a file part of any name will do.
+    #[schema(value_type = String, format = Binary)]
+    audio: (),
+    /// Hotwords.
+    hotwords: Option<String>,
+    /// Such as `zh`.
+    language: Option<String>,
+}
+
+/// The form of `/asr`.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation: the form is read part by part")]
+struct AsrForm {
+    /// The recording.
+    #[schema(value_type = String, format = Binary)]
+    file: (),
+    /// Such as `zh`.
+    language: Option<String>,
+    /// Hotwords, separated by commas.
+    hotwords: Option<String>,
+}
+
+/// The answer of `/recognition`: what the Python server says, and what the C++ server says.
+#[derive(Debug, Serialize, ToSchema)]
+struct Recognised {
+    text: String,
+    /// The text cut at its marks, in ms.
+    sentences: Vec<Span>,
+    /// 0.
+    code: u8,
+    /// `offline`.
+    mode: &'static str,
+    is_final: bool,
+    wav_name: String,
+    /// JSON text: start and end of each word in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stamp_sents: Vec<StampedSentence>,
+}
+
+/// A stretch of text and its time.
+#[derive(Debug, Serialize, ToSchema)]
+struct Span {
+    text: String,
+    start: u64,
+    end: u64,
+}
+
+/// A stretch of text with its words, as the C++ server writes it.
+#[derive(Debug, Serialize, ToSchema)]
+struct StampedSentence {
+    text_seg: String,
+    punc: String,
+    start: u64,
+    end: u64,
+    ts_list: Vec<[u64; 2]>,
+}
+
+/// The answer of `/asr`; times in seconds.
+#[derive(Debug, Serialize, ToSchema)]
+struct Asr {
+    text: String,
+    segments: Vec<AsrSegment>,
+    duration: f64,
+    processing_time: f64,
+    rtf: f64,
+}
+
+/// A stretch of text and its time in seconds.
+#[derive(Debug, Serialize, ToSchema)]
+struct AsrSegment {
+    id: usize,
+    start: f64,
+    end: f64,
+    text: String,
+}
+
+/// A form whose rejection is written as FastAPI writes it.
+struct FunAsrForm(Multipart);
+
+impl FromRequest<App> for FunAsrForm {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Response> {
+        let form = Multipart::from_request(request, app).await;
+        form.map(Self).map_err(|rejection| no_form(&rejection).detail())
+    }
+}
+
+/// Recognise a recording
+#[utoipa::path(
+    post, path = "/recognition", tag = "FunASR",
+    request_body(content = RecognitionForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, description = "The text, or `code` 1 and `msg` if the recording cannot be decoded", body = Recognised),
+        (status = "4XX", description = "The form is wrong, or too large", body = Detail),
+        (status = 503, description = "Busy: come again", body = Detail)))]
+pub async fn recognition(State(app): State<App>, FunAsrForm(parts): FunAsrForm) -> Response {
+    match recognise(&app, parts).await {
+        Ok(recognised) => Json(recognised).into_response(),
+        // Clients of the Python server look at `code`.
+        Err(refusal) if refusal.status == StatusCode::UNPROCESSABLE_ENTITY && refusal.param.is_none() => {
+            Json(json!({ "msg": format!("读取音频文件发生错误: {}", refusal.message), "code": 1 })).into_response()
+        }
+        Err(refusal) => refusal.detail(),
+    }
+}
+
+async fn recognise(app: &App, parts: Multipart) -> Result<Recognised, Refusal> {
+    let mut form = Form::receive(parts, app.max_upload_bytes()).await?;
+    let order = Order::read(&mut form, "audio")?;
+    let name = order.upload.name.clone();
+    Ok(Recognised::new(app.transcribe(order, |_| ()).await?, name))
+}
+
+/// Recognise a recording, with how long it took
+#[utoipa::path(
+    post, path = "/asr", tag = "FunASR",
+    request_body(content = AsrForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, body = Asr),
+        (status = "4XX", description = "The form is wrong, or too large", body = Detail),
+        (status = 503, description = "Busy: come again", body = Detail)))]
+async fn asr(State(app): State<App>, FunAsrForm(parts): FunAsrForm) -> Response {
+    match timed(&app, parts).await {
+        Ok(asr) => Json(asr).into_response(),
+        Err(refusal) => refusal.detail(),
+    }
+}
+
+async fn timed(app: &App, parts: Multipart) -> Result<Asr, Refusal> {
+    let mut form = Form::receive(parts, app.max_upload_bytes()).await?;
+    let order = Order::read(&mut form, "file")?;
+    let start = Instant::now();
+    let transcript = app.transcribe(order, |_| ()).await?;
+    let (duration, processing_time) = (transcript.duration_ms as f64 / 1000.0, start.elapsed().as_secs_f64());
+    let segment = |(id, sentence): (usize, Sentence)| AsrSegment {
+        id,
+        start: sentence.start_ms as f64 / 1000.0,
+        end: sentence.end_ms as f64 / 1000.0,
+        text: sentence.text,
+    };
+    Ok(Asr {
+        text: transcript.text,
+        segments: transcript.sentences.into_iter().enumerate().map(segment).collect(),
+        duration,
+        processing_time,
+        rtf: processing_time / duration.max(1e-3),
+    })
+}
+
+/// Whether the server is up, as FunASR's says it
+#[utoipa::path(get, path = "/health", tag = "FunASR", responses((status = 200, body = Object)))]
+async fn health(State(app): State<App>) -> Response {
+    Json(json!({ "status": "ok", "device": app.device(), "models_loaded": app.models() })).into_response()
+}
+
+impl Recognised {
+    fn new(transcript: Transcript, wav_name: String) -> Self {
+        let words: Vec<_> = transcript.segments.iter().flat_map(|segment| &segment.tokens).collect();
+        let times = |words: &[&crate::text::Token]| -> Vec<[u64; 2]> {
+            words.iter().map(|word| [word.start_ms, word.end_ms]).collect()
+        };
+        let stamped = |sentence: &Sentence| {
+            let words = words.get(sentence.words.clone()).unwrap_or_default();
+            let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+            StampedSentence {
+                text_seg: texts.join(" "),
+                punc: sentence.punctuation.clone(),
+                start: sentence.start_ms,
+                end: sentence.end_ms,
+                ts_list: times(words),
+            }
+        };
+        let span = |sentence: &Sentence| Span {
+            text: sentence.text.clone(),
+            start: sentence.start_ms,
+            end: sentence.end_ms,
+        };
+        Self {
+            sentences: transcript.sentences.iter().map(span).collect(),
+            code: 0,
+            mode: "offline",
+            is_final: true,
+            wav_name: if wav_name.is_empty() { "wav-default-id".to_owned() } else { wav_name },
+            timestamp: (!words.is_empty()).then(|| json!(times(&words)).to_string()),
+            stamp_sents: if words.is_empty() { Vec::new() } else { transcript.sentences.iter().map(stamped).collect() },
+            text: transcript.text,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The server.
+mod openai_types;
+mod reply;
+mod upload;
+mod web;
