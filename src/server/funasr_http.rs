@@ -1,12 +1,11 @@
 //! FunASR's HTTP services: `POST /recognition` (also `POST /`), which answers with the keys of both its Python and its
 //! C++ server, `POST /asr` of funasr-server, and `GET /health`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::multipart::Multipart;
-use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
@@ -14,16 +13,14 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::App;
-use super::forms::Order;
-use super::openai::no_form;
-use super::reply::{Detail, Refusal};
-use super::upload::Form;
+use super::form::Form;
+use super::{App, Refusal};
+use crate::error::Error;
 use crate::pipeline::Transcript;
 use crate::text::sentences::Sentence;
 
 /// The routes.
-pub fn routes() -> OpenApiRouter<App> {
+pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(recognition)).routes(routes!(asr)).routes(routes!(health))
 }
 
@@ -109,16 +106,12 @@ struct AsrSegment {
     text: String,
 }
 
-/// A form whose rejection is written as FastAPI writes it.
-struct FunAsrForm(Multipart);
-
-impl FromRequest<App> for FunAsrForm {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self, Response> {
-        let form = Multipart::from_request(request, app).await;
-        form.map(Self).map_err(|rejection| no_form(&rejection).detail())
-    }
+/// An error, written by [`Refusal`].
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation")]
+struct Detail {
+    /// What is wrong.
+    detail: String,
 }
 
 /// Recognise a recording
@@ -129,22 +122,18 @@ impl FromRequest<App> for FunAsrForm {
         (status = 200, description = "The text, or `code` 1 and `msg` if the recording cannot be decoded", body = Recognised),
         (status = "4XX", description = "The form is wrong, or too large", body = Detail),
         (status = 503, description = "Busy: come again", body = Detail)))]
-pub async fn recognition(State(app): State<App>, FunAsrForm(parts): FunAsrForm) -> Response {
-    match recognise(&app, parts).await {
-        Ok(recognised) => Json(recognised).into_response(),
+pub async fn recognition(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
+    let order = Form::receive(&app, request).await?.order(&app, "audio")?;
+    let name = order.name().to_owned();
+    match order.transcribe(&app, |_| ()).await {
+        Ok(transcript) => Ok(Json(Recognised::new(transcript, name)).into_response()),
         // Clients of the Python server look at `code`.
-        Err(refusal) if refusal.status == StatusCode::UNPROCESSABLE_ENTITY && refusal.param.is_none() => {
-            Json(json!({ "msg": format!("读取音频文件发生错误: {}", refusal.message), "code": 1 })).into_response()
+        Err(Error::Audio { message, .. }) => {
+            let message = format!("读取音频文件发生错误: {message}");
+            Ok(Json(json!({ "msg": message, "code": 1 })).into_response())
         }
-        Err(refusal) => refusal.detail(),
+        Err(error) => Err(error.into()),
     }
-}
-
-async fn recognise(app: &App, parts: Multipart) -> Result<Recognised, Refusal> {
-    let mut form = Form::receive(parts, app.max_upload_bytes()).await?;
-    let order = Order::read(&mut form, "audio")?;
-    let name = order.upload.name.clone();
-    Ok(Recognised::new(app.transcribe(order, |_| ()).await?, name))
 }
 
 /// Recognise a recording, with how long it took
@@ -155,18 +144,10 @@ async fn recognise(app: &App, parts: Multipart) -> Result<Recognised, Refusal> {
         (status = 200, body = Asr),
         (status = "4XX", description = "The form is wrong, or too large", body = Detail),
         (status = 503, description = "Busy: come again", body = Detail)))]
-async fn asr(State(app): State<App>, FunAsrForm(parts): FunAsrForm) -> Response {
-    match timed(&app, parts).await {
-        Ok(asr) => Json(asr).into_response(),
-        Err(refusal) => refusal.detail(),
-    }
-}
-
-async fn timed(app: &App, parts: Multipart) -> Result<Asr, Refusal> {
-    let mut form = Form::receive(parts, app.max_upload_bytes()).await?;
-    let order = Order::read(&mut form, "file")?;
+async fn asr(State(app): State<Arc<App>>, request: Request) -> Result<Json<Asr>, Refusal> {
+    let order = Form::receive(&app, request).await?.order(&app, "file")?;
     let start = Instant::now();
-    let transcript = app.transcribe(order, |_| ()).await?;
+    let transcript = order.transcribe(&app, |_| ()).await?;
     let (duration, processing_time) = (transcript.duration_ms as f64 / 1000.0, start.elapsed().as_secs_f64());
     let segment = |(id, sentence): (usize, Sentence)| AsrSegment {
         id,
@@ -174,19 +155,19 @@ async fn timed(app: &App, parts: Multipart) -> Result<Asr, Refusal> {
         end: sentence.end_ms as f64 / 1000.0,
         text: sentence.text,
     };
-    Ok(Asr {
+    Ok(Json(Asr {
         text: transcript.text,
         segments: transcript.sentences.into_iter().enumerate().map(segment).collect(),
         duration,
         processing_time,
         rtf: processing_time / duration.max(1e-3),
-    })
+    }))
 }
 
 /// Whether the server is up, as FunASR's says it
 #[utoipa::path(get, path = "/health", tag = "FunASR", responses((status = 200, body = Object)))]
-async fn health(State(app): State<App>) -> Response {
-    Json(json!({ "status": "ok", "device": app.device(), "models_loaded": app.models() })).into_response()
+async fn health(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
+    Json(json!({ "status": "ok", "models_loaded": [app.model()] }))
 }
 
 impl Recognised {
@@ -216,7 +197,7 @@ impl Recognised {
             code: 0,
             mode: "offline",
             is_final: true,
-            wav_name: if wav_name.is_empty() { "wav-default-id".to_owned() } else { wav_name },
+            wav_name,
             timestamp: (!words.is_empty()).then(|| json!(times(&words)).to_string()),
             stamp_sents: if words.is_empty() { Vec::new() } else { transcript.sentences.iter().map(stamped).collect() },
             text: transcript.text,

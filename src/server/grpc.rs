@@ -1,9 +1,10 @@
 //! gRPC: `paraformer.ASR/Recognize` in FunASR's wire layout (`proto/paraformer.proto`), health and reflection.
 //!
-//! The messages and the one method are written out here, so that building needs no protoc; the descriptors that
-//! reflection serves are `proto/paraformer.bin`, and `tests/server` compares both with the text.
+//! The messages and the one method are written out here, so that building needs no protoc. What reflection serves
+//! is `proto/paraformer.bin`; `tests/clients/check_grpc.py` compares both with the text.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request as HttpRequest, State};
@@ -15,10 +16,9 @@ use tonic::server::{Grpc, StreamingService};
 use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::App;
-use super::live::{LiveAudio, LiveMessages, LiveOptions};
-use super::reply::Refusal;
-use crate::pipeline::{ChunkSize, Message, Pass};
+use super::{App, Refusal};
+use crate::engine::{LiveInput, LiveOutput, LiveSession};
+use crate::pipeline::{ChunkSize, Message, Pass, SessionOptions, StreamOptions};
 
 /// Name of the service.
 const SERVICE: &str = "paraformer.ASR";
@@ -68,7 +68,7 @@ struct Response {
 ///
 /// # Errors
 /// Descriptors that are none: the file in `proto` is damaged.
-pub async fn routes() -> Result<Router<App>, tonic_reflection::server::Error> {
+pub async fn routes() -> Result<Router<Arc<App>>, tonic_reflection::server::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(SERVICE, tonic_health::ServingStatus::Serving).await;
     let reflection = || {
@@ -83,11 +83,11 @@ pub async fn routes() -> Result<Router<App>, tonic_reflection::server::Error> {
         .route_service("/grpc.reflection.v1alpha.ServerReflection/{method}", reflection().build_v1alpha()?))
 }
 
-async fn recognize(State(app): State<App>, request: HttpRequest) -> HttpResponse {
+async fn recognize(State(app): State<Arc<App>>, request: HttpRequest) -> HttpResponse {
     Grpc::new(ProstCodec::default()).streaming(Recognize(app), request).await.into_response()
 }
 
-struct Recognize(App);
+struct Recognize(Arc<App>);
 
 type Replies = ReceiverStream<Result<Response, Status>>;
 
@@ -111,60 +111,67 @@ impl StreamingService<Request> for Recognize {
 
 /// One call: reads requests while it tells what was heard.
 async fn converse(
-    app: &App,
+    app: &Arc<App>,
     mut requests: Streaming<Request>,
     replies: &mpsc::Sender<Result<Response, Status>>,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Ok(()) };
-    let mode = DecodeMode::try_from(first.mode).map_err(|_| Status::invalid_argument("mode: none of 0, 1, 2"))?;
-    let (mut audio, mut messages) = app.live(&options(&first, mode)?).await?;
-    hear(&mut audio, &first).await?;
+    let mode = DecodeMode::try_from(first.mode);
+    let mode = mode.map_err(|_| Status::invalid_argument("mode: none of 0, 1, 2"))?;
+    let (rate, mut options) = options(&first, mode)?;
+    options.request = app.prepare(app.ask()).await.map_err(Refusal::from)?.request;
+    let LiveSession { mut input, mut output } = app.engine().open(rate, &options).map_err(Refusal::from)?;
+    hear(&mut input, &first).await?;
     let mut open = !first.is_final;
     while open {
         tokio::select! {
             request = requests.message() => match request? {
                 Some(request) => {
-                    hear(&mut audio, &request).await?;
+                    hear(&mut input, &request).await?;
                     open = !request.is_final;
                 }
                 None => open = false,
             },
-            message = messages.next() => match message {
-                Some(message) => tell(replies, mode, message?).await?,
+            said = output.next() => match said {
+                Some(said) => tell(replies, mode, said.map_err(Refusal::from)?.message).await?,
                 None => return Ok(()),
             },
         }
     }
-    audio.finish().await?;
-    rest(&mut messages, replies, mode).await
+    input.finish().await.map_err(Refusal::from)?;
+    rest(&mut output, replies, mode).await
 }
 
-async fn hear(audio: &mut LiveAudio, request: &Request) -> Result<(), Status> {
-    Ok(audio.push_pcm(&request.audio_data).await?)
+async fn hear(input: &mut LiveInput, request: &Request) -> Result<(), Status> {
+    Ok(input.push_pcm16(&request.audio_data).await.map_err(Refusal::from)?)
 }
 
 async fn rest(
-    messages: &mut LiveMessages,
+    output: &mut LiveOutput,
     replies: &mpsc::Sender<Result<Response, Status>>,
     mode: DecodeMode,
 ) -> Result<(), Status> {
-    while let Some(message) = messages.next().await {
-        tell(replies, mode, message?).await?;
+    while let Some(said) = output.next().await {
+        tell(replies, mode, said.map_err(Refusal::from)?.message).await?;
     }
     Ok(())
 }
 
-fn options(first: &Request, mode: DecodeMode) -> Result<LiveOptions, Status> {
+/// Sample rate and choices of the session that the first request asks for.
+fn options(first: &Request, mode: DecodeMode) -> Result<(u32, SessionOptions), Status> {
     if first.wav_format != 0 {
         return Err(Status::invalid_argument("wav_format: only pcm (0)"));
     }
     let rate = if first.sampling_rate == 0 { 16_000 } else { first.sampling_rate };
     let rate = u32::try_from(rate).map_err(|_| Status::invalid_argument("sampling_rate: negative"))?;
     let chunk_size = match first.chunk_size[..] {
-        [left, stride, right] => ChunkSize::new([left, stride, right].map(i64::from)).map_err(Refusal::from)?,
-        _ => LiveOptions::default().chunk_size,
+        [left, stride, right] => [left, stride, right].map(i64::from),
+        _ => [5, 10, 5],
     };
-    Ok(LiveOptions { pcm_rate: rate, chunk_size, corrected: mode != DecodeMode::Online, ..LiveOptions::default() })
+    let chunk_size = ChunkSize::new(chunk_size).map_err(Refusal::from)?;
+    let stream = StreamOptions { chunk_size, ..StreamOptions::default() };
+    let first_pass_only = mode == DecodeMode::Online;
+    Ok((rate, SessionOptions { stream, first_pass_only, ..SessionOptions::default() }))
 }
 
 async fn tell(
@@ -198,6 +205,6 @@ impl From<Refusal> for Status {
             400..500 => Code::InvalidArgument,
             _ => Code::Internal,
         };
-        Self::new(code, refusal.message.into_owned())
+        Self::new(code, refusal.message)
     }
 }

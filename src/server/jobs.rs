@@ -5,15 +5,15 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::Json;
-use axum::extract::multipart::Multipart;
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures_util::StreamExt;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
@@ -22,12 +22,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::App;
-use super::forms::Order;
-use super::openai::{check_model, no_form};
-use super::openai_types::{Granularities, VerboseTranscription};
-use super::reply::{OpenAiError, OpenAiErrorBody, Refusal};
-use super::upload::Form;
+use super::form::{Form, Order};
+use super::openai::{as_bad_request, check_model};
+use super::openai_types::{Granularities, OpenAiError, OpenAiErrorBody, VerboseTranscription};
+use super::{App, Refusal};
 
 /// Jobs that are known at a time; a finished one makes room for a new one.
 const MAX_JOBS: usize = 1000;
@@ -37,13 +35,14 @@ const KEPT: Duration = Duration::from_secs(3600);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The routes.
-pub fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(create)).routes(routes!(show, remove)).routes(routes!(events))
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    let router = OpenApiRouter::new().routes(routes!(create)).routes(routes!(show, remove)).routes(routes!(events));
+    router.layer(Extension(Arc::new(Jobs::default())))
 }
 
 /// All jobs of a server.
 #[derive(Debug, Default)]
-pub struct Jobs(Mutex<HashMap<Uuid, Job>>);
+struct Jobs(Mutex<HashMap<Uuid, Job>>);
 
 /// One of them.
 #[derive(Debug)]
@@ -68,7 +67,8 @@ struct JobState {
     result: Option<Arc<VerboseTranscription>>,
     /// When it has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<OpenAiErrorBody>,
+    #[schema(value_type = Option<OpenAiErrorBody>)]
+    error: Option<Value>,
 }
 
 /// The state of a job; the last two are its end.
@@ -147,18 +147,14 @@ impl Jobs {
         (status = 202, description = "Taken; `Location` names it", body = JobState),
         (status = "4XX", description = "The form is wrong, or too large", body = OpenAiError),
         (status = 503, description = "Busy: come again", body = OpenAiError)))]
-async fn create(State(app): State<App>, request: Request) -> Response {
-    match accept(&app, request).await {
-        Ok(state) => (StatusCode::ACCEPTED, [(LOCATION, format!("/v1/jobs/{}", state.id))], Json(state)).into_response(),
-        Err(refusal) => refusal.openai(),
-    }
-}
-
-async fn accept(app: &App, request: Request) -> Result<JobState, Refusal> {
-    let parts = Multipart::from_request(request, app).await.map_err(|rejection| no_form(&rejection))?;
-    let mut form = Form::receive(parts, app.max_upload_bytes()).await?;
-    let order = Order::read(&mut form, "file")?;
-    check_model(app, form.text("model"))?;
+async fn create(
+    State(app): State<Arc<App>>,
+    Extension(jobs): Extension<Arc<Jobs>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let mut form = Form::receive(&app, request).await?;
+    check_model(&app, form.text("model"))?;
+    let order = form.order(&app, "file").map_err(as_bad_request)?;
     let told = form.text("language").unwrap_or("auto").to_owned();
     let id = Uuid::new_v4();
     let state = JobState {
@@ -170,12 +166,13 @@ async fn accept(app: &App, request: Request) -> Result<JobState, Refusal> {
         error: None,
     };
     let (tell, state_now) = watch::channel(Arc::new(state.clone()));
-    let task = tokio::spawn(run(app.clone(), order, told, state.clone(), tell)).abort_handle();
-    app.jobs().add(id, Job { state: state_now, task, since: Instant::now() })?;
-    Ok(state)
+    let task = tokio::spawn(run(app, order, told, state.clone(), tell)).abort_handle();
+    jobs.add(id, Job { state: state_now, task, since: Instant::now() })?;
+    let location = [(LOCATION, format!("/v1/jobs/{id}"))];
+    Ok((StatusCode::ACCEPTED, location, Json(state)).into_response())
 }
 
-async fn run(app: App, order: Order, told: String, first: JobState, tell: watch::Sender<Arc<JobState>>) {
+async fn run(app: Arc<App>, order: Order, told: String, first: JobState, tell: watch::Sender<Arc<JobState>>) {
     let tell = Arc::new(tell);
     let progress = {
         let (tell, first) = (tell.clone(), first.clone());
@@ -184,16 +181,16 @@ async fn run(app: App, order: Order, told: String, first: JobState, tell: watch:
         }
     };
     let asked = Granularities { segments: true, words: true };
-    let last = match app.transcribe(order, progress).await {
+    let last = match order.transcribe(&app, progress).await {
         Ok(transcript) => JobState {
             status: Status::Completed,
             processed_ms: transcript.duration_ms,
             result: Some(Arc::new(VerboseTranscription::new(&transcript, &told, asked))),
             ..first
         },
-        Err(refusal) => {
-            let processed_ms = tell.borrow().processed_ms;
-            JobState { status: Status::Failed, processed_ms, error: Some(refusal.openai_body()), ..first }
+        Err(error) => {
+            let (processed_ms, error) = (tell.borrow().processed_ms, Refusal::from(error).openai());
+            JobState { status: Status::Failed, processed_ms, error: Some(error), ..first }
         }
     };
     tell.send_replace(Arc::new(last));
@@ -203,24 +200,23 @@ async fn run(app: App, order: Order, told: String, first: JobState, tell: watch:
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "Jobs", params(("id" = String, Path)),
     responses((status = 200, body = JobState), (status = 404, body = OpenAiError)))]
-async fn show(State(app): State<App>, Path(id): Path<String>) -> Response {
-    match app.jobs().find(&id) {
-        Ok(state) => Json(JobState::clone(&state.borrow())).into_response(),
-        Err(refusal) => refusal.openai(),
-    }
+async fn show(Extension(jobs): Extension<Arc<Jobs>>, Path(id): Path<String>) -> Result<Json<JobState>, Refusal> {
+    let state = jobs.find(&id)?;
+    let state = JobState::clone(&state.borrow());
+    Ok(Json(state))
 }
 
 /// Forget a job, and end it if it still runs
 #[utoipa::path(
     delete, path = "/v1/jobs/{id}", tag = "Jobs", params(("id" = String, Path)),
     responses((status = 204, description = "Gone"), (status = 404, body = OpenAiError)))]
-async fn remove(State(app): State<App>, Path(id): Path<String>) -> Response {
-    if let Err(refusal) = app.jobs().find(&id) {
-        return refusal.openai();
+async fn remove(Extension(jobs): Extension<Arc<Jobs>>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
+    jobs.find(&id)?;
+    let removed = id.parse().ok().and_then(|id: Uuid| jobs.table().remove(&id));
+    if let Some(job) = removed {
+        job.task.abort();
     }
-    let removed = id.parse().ok().and_then(|id: Uuid| app.jobs().table().remove(&id));
-    removed.inspect(|job| job.task.abort());
-    StatusCode::NO_CONTENT.into_response()
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The progress of a job as server-sent events, up to its end
@@ -230,16 +226,13 @@ async fn remove(State(app): State<App>, Path(id): Path<String>) -> Response {
         (status = 200, description = "`progress`, then `completed` or `failed`, each with the job", body = String,
          content_type = "text/event-stream"),
         (status = 404, body = OpenAiError)))]
-async fn events(State(app): State<App>, Path(id): Path<String>) -> Response {
-    let state = match app.jobs().find(&id) {
-        Ok(state) => state,
-        Err(refusal) => return refusal.openai(),
-    };
+async fn events(Extension(jobs): Extension<Arc<Jobs>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let state = jobs.find(&id)?;
     let states = WatchStream::new(state).scan(false, |ended, state| {
         let next = (!*ended).then(|| state.clone());
         *ended = state.ended();
         std::future::ready(next)
     });
     let events = states.map(|state| Ok::<_, Infallible>(state.event()));
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }

@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::multipart::{Multipart, MultipartRejection};
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -17,11 +17,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::App;
-use super::forms::{Order, number, switch};
-use super::openai_types::{Granularities, Model, ModelList, Transcription, Usage, VerboseTranscription};
-use super::reply::{OpenAiError, Refusal};
-use super::upload::Form;
+use super::form::{Form, Order};
+use super::openai_types::{
+    Granularities, Model, ModelList, OpenAiError, Transcription, Usage, VerboseTranscription,
+};
+use super::{App, Refusal};
 use crate::pipeline::Transcript;
 use crate::text::sentences::Sentence;
 use crate::text::subtitles;
@@ -33,7 +33,7 @@ const ALIASES: [&str; 5] =
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The routes.
-pub fn routes() -> OpenApiRouter<App> {
+pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(transcribe))
         .routes(routes!(list_models))
@@ -85,23 +85,6 @@ enum Granularity {
     Segment,
 }
 
-/// A form whose rejection is written as OpenAI writes it.
-struct OpenAiForm(Multipart);
-
-impl FromRequest<App> for OpenAiForm {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self, Response> {
-        let form = Multipart::from_request(request, app).await;
-        form.map(Self).map_err(|rejection| no_form(&rejection).openai())
-    }
-}
-
-/// A request that holds no form.
-pub fn no_form(rejection: &MultipartRejection) -> Refusal {
-    Refusal::new(rejection.status(), format!("not a form: {}", rejection.body_text()))
-}
-
 /// Transcribe a recording
 #[utoipa::path(
     post, path = "/v1/audio/transcriptions", tag = "OpenAI",
@@ -112,26 +95,28 @@ pub fn no_form(rejection: &MultipartRejection) -> Refusal {
             (String = "text/plain"), (String = "text/event-stream"))),
         (status = "4XX", description = "The form is wrong, or too large", body = OpenAiError),
         (status = 503, description = "Busy: come again", body = OpenAiError)))]
-async fn transcribe(State(app): State<App>, OpenAiForm(parts): OpenAiForm) -> Response {
-    match answer(&app, parts).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.openai(),
-    }
-}
-
-async fn answer(app: &App, parts: Multipart) -> Result<Response, Refusal> {
-    let mut form = Form::receive(parts, app.max_upload_bytes()).await?;
-    let order = Order::read(&mut form, "file")?;
-    check_model(app, form.text("model"))?;
-    number(&form, "temperature")?;
+async fn transcribe(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
+    let mut form = Form::receive(&app, request).await?;
+    check_model(&app, form.text("model"))?;
+    form.number("temperature")?;
     let format = ResponseFormat::read(&form)?;
     let granularities = granularities(&form)?;
     let told = form.text("language").unwrap_or("auto").to_owned();
-    if switch(&form, "stream", false)? && matches!(format, ResponseFormat::Json | ResponseFormat::Text) {
-        return Ok(streamed(app.clone(), order));
+    let stream = form.switch("stream", false)?;
+    let order = form.order(&app, "file").map_err(as_bad_request)?;
+    if stream && matches!(format, ResponseFormat::Json | ResponseFormat::Text) {
+        return Ok(streamed(app, order));
     }
-    let transcript = app.transcribe(order, |_| ()).await?;
+    let transcript = order.transcribe(&app, |_| ()).await?;
     Ok(format.write(&transcript, &told, granularities))
+}
+
+/// OpenAI has no 422.
+pub fn as_bad_request(refusal: Refusal) -> Refusal {
+    match refusal.status {
+        StatusCode::UNPROCESSABLE_ENTITY => Refusal { status: StatusCode::BAD_REQUEST, ..refusal },
+        _ => refusal,
+    }
 }
 
 /// Whether a request that names this model is for this server.
@@ -140,10 +125,10 @@ async fn answer(app: &App, parts: Multipart) -> Result<Response, Refusal> {
 /// 404.
 pub fn check_model(app: &App, name: Option<&str>) -> Result<(), Refusal> {
     let Some(name) = name else { return Ok(()) };
-    if ALIASES.contains(&name) || app.models().iter().any(|model| model == name) {
+    if ALIASES.contains(&name) || app.model() == name {
         return Ok(());
     }
-    let message = format!("the model `{name}` is not loaded; loaded: {}", app.models().join(", "));
+    let message = format!("the model `{name}` is not loaded; `{}` is", app.model());
     Err(Refusal::new(StatusCode::NOT_FOUND, message).about("model"))
 }
 
@@ -196,11 +181,11 @@ impl ResponseFormat {
 
 /// Server-sent events: each sentence as a delta, then the whole. Punctuation belongs to the whole text, so the first
 /// delta comes when the recording has been read; until then comments show that the stream lives.
-fn streamed(app: App, order: Order) -> Response {
+fn streamed(app: Arc<App>, order: Order) -> Response {
     let events = stream::once(async move {
-        match app.transcribe(order, |_| ()).await {
+        match order.transcribe(&app, |_| ()).await {
             Ok(transcript) => told(&transcript),
-            Err(refusal) => vec![json!({ "error": refusal.openai_body() })],
+            Err(error) => vec![json!({ "error": Refusal::from(error).openai() })],
         }
     });
     sse(events.flat_map(stream::iter).map(|event: Value| event.to_string()))
@@ -242,8 +227,8 @@ fn sse(data: impl Stream<Item = String> + Send + 'static) -> Response {
 
 /// The loaded models
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList)))]
-async fn list_models(State(app): State<App>) -> Json<ModelList> {
-    Json(ModelList::new(app.models().iter().map(Model::new).collect()))
+async fn list_models(State(app): State<Arc<App>>) -> Json<ModelList> {
+    Json(ModelList::new(vec![Model::new(app.model())]))
 }
 
 /// One model
@@ -251,11 +236,9 @@ async fn list_models(State(app): State<App>) -> Json<ModelList> {
     get, path = "/v1/models/{model}", tag = "OpenAI",
     params(("model" = String, Path, description = "Its name")),
     responses((status = 200, body = Model), (status = 404, body = OpenAiError)))]
-async fn show_model(State(app): State<App>, Path(name): Path<String>) -> Response {
-    match check_model(&app, Some(&name)) {
-        Ok(()) => Json(Model::new(name)).into_response(),
-        Err(refusal) => refusal.openai(),
-    }
+async fn show_model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Model>, Refusal> {
+    check_model(&app, Some(&name))?;
+    Ok(Json(Model::new(name)))
 }
 
 #[cfg(test)]

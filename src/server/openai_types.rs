@@ -172,3 +172,23 @@ impl ModelList {
         Self { object: "list", data }
     }
 }
+
+/// An error on OpenAI's routes; written by [`Refusal`](super::Refusal).
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation")]
+pub struct OpenAiError {
+    error: OpenAiErrorBody,
+}
+
+/// What is wrong.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documentation")]
+pub struct OpenAiErrorBody {
+    message: String,
+    /// Such as `invalid_request_error`.
+    r#type: String,
+    /// The field.
+    param: Option<String>,
+    /// Such as `not_found`.
+    code: String,
+}

@@ -1,8 +1,11 @@
 //! OpenAI's Realtime API over websocket, transcription sessions alone: `GET /v1/realtime`.
 //!
-//! With server VAD each sentence is an item, which completes when its speaker pauses; without, the audio between two
-//! commits is one. Streamed text comes as deltas, the text of the second pass with `completed`.
+//! With server VAD each sentence is an item, which completes when its speaker pauses; without, the audio between
+//! two commits is one. Streamed text comes as deltas, the text of the second pass with `completed`.
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
@@ -11,26 +14,32 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::App;
-use super::live::{LiveAudio, LiveMessages, LiveOptions};
+use super::form::language;
 use super::openai::check_model;
 use super::openai_types::Usage;
-use super::reply::Refusal;
+use super::{App, Connection, Refusal};
 use crate::audio::SAMPLE_RATES;
-use crate::pipeline::{Message, Pass};
+use crate::decode::hotwords::Hotwords;
+use crate::engine::{Ask, LiveInput, LiveOutput, LiveSession, Said};
+use crate::pipeline::{Message, Pass, SessionOptions};
 
 /// Audio that OpenAI asks for at least before a commit.
 const MIN_COMMIT_MS: u64 = 100;
 /// Silence that ends a sentence may be set within these bounds.
-const SILENCE_MS: std::ops::RangeInclusive<u64> = 100..=10_000;
+const SILENCE_MS: std::ops::RangeInclusive<u32> = 100..=10_000;
 
 /// Takes the connection, whose subprotocol is `realtime` if one is offered.
-pub async fn upgrade(State(app): State<App>, socket: WebSocketUpgrade) -> Response {
-    let limit = app.max_message_bytes();
+pub async fn upgrade(
+    State(app): State<Arc<App>>,
+    Extension(connection): Extension<Arc<Connection>>,
+    socket: WebSocketUpgrade,
+) -> Response {
+    let limit = app.settings().max_message_bytes;
     let socket = socket.protocols(["realtime"]).max_message_size(limit).max_frame_size(limit);
     socket.on_upgrade(move |socket| async move {
         // An error here is a client that has left.
         let _ = Conversation::new(app, socket).run().await;
+        drop(connection);
     })
 }
 
@@ -39,7 +48,7 @@ struct Left;
 
 /// One connection.
 struct Conversation {
-    app: App,
+    app: Arc<App>,
     socket: WebSocket,
     session_id: String,
     settings: Settings,
@@ -52,9 +61,11 @@ struct Conversation {
 
 /// Audio that is being heard: between two commits, or with server VAD all of it.
 struct Turn {
-    audio: LiveAudio,
-    messages: LiveMessages,
+    input: LiveInput,
+    output: LiveOutput,
     item: Option<Item>,
+    bytes: u64,
+    bytes_per_second: u64,
 }
 
 /// What is being said.
@@ -64,7 +75,7 @@ struct Item {
 }
 
 impl Conversation {
-    fn new(app: App, socket: WebSocket) -> Self {
+    fn new(app: Arc<App>, socket: WebSocket) -> Self {
         Self {
             app,
             socket,
@@ -81,7 +92,7 @@ impl Conversation {
         loop {
             let heard = async {
                 match &mut self.turn {
-                    Some(turn) => turn.messages.next().await,
+                    Some(turn) => turn.output.next().await,
                     None => std::future::pending().await,
                 }
             };
@@ -89,12 +100,13 @@ impl Conversation {
                 frame = self.socket.recv() => match frame {
                     Some(Ok(Frame::Text(text))) => self.on_text(&text).await?,
                     Some(Ok(Frame::Binary(_))) => {
-                        self.refuse(None, &Refusal::bad_request("events are text; audio stands in them as base64")).await?;
+                        let message = "events are text; audio stands in them as base64";
+                        self.refuse(None, &Refusal::bad_request(message)).await?;
                     }
                     Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
                     Some(Ok(Frame::Close(_)) | Err(_)) | None => return Err(Left),
                 },
-                message = heard => self.on_heard(message).await?,
+                said = heard => self.on_heard(said).await?,
             }
         }
     }
@@ -134,7 +146,7 @@ impl Conversation {
         if let Err(refusal) = check_model(&self.app, settings.model.as_deref()) {
             return Ok(Err(refusal));
         }
-        if settings != self.settings && self.turn.as_ref().is_some_and(|turn| turn.audio.pushed_ms() > 0) {
+        if settings != self.settings && self.turn.as_ref().is_some_and(|turn| turn.bytes > 0) {
             // What was said so far keeps the settings it was said under.
             self.end_turn().await?;
         }
@@ -149,18 +161,16 @@ impl Conversation {
         let audio = event["audio"].as_str().ok_or_else(|| wrong("is not a text"))?;
         let bytes = BASE64.decode(audio).map_err(|e| wrong(&format!("is not base64: {e}")))?;
         let bytes = self.settings.format.to_pcm(bytes);
-        if self.turn.is_none() {
-            let (audio, messages) = self.app.live(&self.settings.live()).await?;
-            self.turn = Some(Turn { audio, messages, item: None });
-        }
-        match &mut self.turn {
-            Some(turn) => turn.audio.push_pcm(&bytes).await,
-            None => Ok(()),
-        }
+        let turn = match &mut self.turn {
+            Some(turn) => turn,
+            none => none.insert(self.settings.open(&self.app).await?),
+        };
+        turn.bytes += bytes.len() as u64;
+        Ok(turn.input.push_pcm16(&bytes).await?)
     }
 
     async fn commit(&mut self) -> Result<Result<(), Refusal>, Left> {
-        let ms = self.turn.as_ref().map_or(0, |turn| turn.audio.pushed_ms());
+        let ms = self.turn.as_ref().map_or(0, Turn::pushed_ms);
         if ms < MIN_COMMIT_MS {
             let message = format!("{ms} ms of audio are too little to commit; {MIN_COMMIT_MS} ms are the least");
             return Ok(Err(Refusal::bad_request(message)));
@@ -172,44 +182,45 @@ impl Conversation {
     /// Forgets what was appended.
     fn drop_turn(&mut self) {
         if let Some(turn) = self.turn.take() {
-            self.before_ms += turn.audio.pushed_ms();
+            self.before_ms += turn.pushed_ms();
         }
     }
 
     /// Hears the turn to its end and tells the rest.
     async fn end_turn(&mut self) -> Result<(), Left> {
-        let Some(mut turn) = self.turn.take() else { return Ok(()) };
-        let pushed_ms = turn.audio.pushed_ms();
-        if let Err(refusal) = turn.audio.finish().await {
+        let Some(turn) = self.turn.take() else { return Ok(()) };
+        let pushed_ms = turn.pushed_ms();
+        let Turn { input, mut output, mut item, .. } = turn;
+        if let Err(error) = input.finish().await {
             self.before_ms += pushed_ms;
-            return self.refuse(None, &refusal).await;
+            return self.refuse(None, &error.into()).await;
         }
-        if self.settings.silence_ms.is_some() {
-            while let Some(message) = turn.messages.next().await {
-                match message {
-                    Ok(message) => self.tell_sentence(&mut turn.item, message).await?,
-                    Err(refusal) => self.refuse(None, &refusal).await?,
+        if self.settings.turns != Turns::ByCommit {
+            while let Some(said) = output.next().await {
+                match said {
+                    Ok(said) => self.tell_sentence(&mut item, said.message).await?,
+                    Err(error) => self.refuse(None, &error.into()).await?,
                 }
             }
         } else {
-            self.tell_turn(turn, pushed_ms).await?;
+            self.tell_turn(output, item, pushed_ms).await?;
         }
         self.before_ms += pushed_ms;
         Ok(())
     }
 
     /// What the open turn says by itself.
-    async fn on_heard(&mut self, message: Option<Result<Message, Refusal>>) -> Result<(), Left> {
+    async fn on_heard(&mut self, said: Option<crate::Result<Said>>) -> Result<(), Left> {
         let Some(mut turn) = self.turn.take() else { return Ok(()) };
-        match message {
-            Some(Ok(message)) if self.settings.silence_ms.is_some() => {
-                self.tell_sentence(&mut turn.item, message).await?;
+        match said {
+            Some(Ok(said)) if self.settings.turns != Turns::ByCommit => {
+                self.tell_sentence(&mut turn.item, said.message).await?;
             }
             // Without server VAD nothing is told before the commit, which may never come.
-            Some(Ok(message)) => turn.hold(message),
-            Some(Err(refusal)) => {
-                self.before_ms += turn.audio.pushed_ms();
-                return self.refuse(None, &refusal).await;
+            Some(Ok(said)) => hold(&mut turn.item, said.message),
+            Some(Err(error)) => {
+                self.before_ms += turn.pushed_ms();
+                return self.refuse(None, &error.into()).await;
             }
             None => return Ok(()),
         }
@@ -226,7 +237,7 @@ impl Conversation {
                 let item = open.get_or_insert_with(Item::new);
                 if begins {
                     let start_ms = self.before_ms + message.start_ms;
-                    self.say(json!({ "type": "input_audio_buffer.speech_started", "audio_start_ms": start_ms, "item_id": item.id })).await?;
+                    self.say(speech_started(&item.id, start_ms)).await?;
                 }
                 item.text.push_str(&message.text);
                 let delta = delta(&item.id, &message.text);
@@ -239,9 +250,10 @@ impl Conversation {
                 let item = open.take().unwrap_or_else(Item::new);
                 let [start_ms, end_ms] = [correction.start_ms, correction.end_ms].map(|ms| self.before_ms + ms);
                 if begins {
-                    self.say(json!({ "type": "input_audio_buffer.speech_started", "audio_start_ms": start_ms, "item_id": item.id })).await?;
+                    self.say(speech_started(&item.id, start_ms)).await?;
                 }
-                self.say(json!({ "type": "input_audio_buffer.speech_stopped", "audio_end_ms": end_ms, "item_id": item.id })).await?;
+                let stopped = "input_audio_buffer.speech_stopped";
+                self.say(json!({ "type": stopped, "audio_end_ms": end_ms, "item_id": item.id })).await?;
                 self.commit_item(&item.id).await?;
                 self.complete(&item.id, &message.text, end_ms - start_ms).await
             }
@@ -249,18 +261,18 @@ impl Conversation {
     }
 
     /// All that was said in a turn, as one item.
-    async fn tell_turn(&mut self, mut turn: Turn, pushed_ms: u64) -> Result<(), Left> {
-        let mut failed = None;
-        while let Some(message) = turn.messages.next().await {
-            match message {
-                Ok(message) => turn.hold(message),
-                Err(refusal) => failed = Some(refusal),
+    async fn tell_turn(&mut self, mut output: LiveOutput, held: Option<Item>, pushed_ms: u64) -> Result<(), Left> {
+        let (mut item, mut failed) = (held, None);
+        while let Some(said) = output.next().await {
+            match said {
+                Ok(said) => hold(&mut item, said.message),
+                Err(error) => failed = Some(Refusal::from(error)),
             }
         }
-        let item = turn.item.unwrap_or_else(Item::new);
+        let item = item.unwrap_or_else(Item::new);
         self.commit_item(&item.id).await?;
         if let Some(refusal) = failed {
-            let error = refusal.openai_body();
+            let error = refusal.openai();
             return self.say(json!({
                 "type": "conversation.item.input_audio_transcription.failed",
                 "item_id": item.id, "content_index": 0, "error": error,
@@ -274,12 +286,14 @@ impl Conversation {
 
     async fn commit_item(&mut self, id: &str) -> Result<(), Left> {
         let previous = self.previous.replace(id.to_owned());
-        self.say(json!({ "type": "input_audio_buffer.committed", "item_id": id, "previous_item_id": previous })).await?;
-        let content = json!([{ "type": "input_audio", "transcript": null }]);
+        let committed = "input_audio_buffer.committed";
+        self.say(json!({ "type": committed, "item_id": id, "previous_item_id": previous })).await?;
         let item = json!({
-            "id": id, "object": "realtime.item", "type": "message", "status": "completed", "role": "user", "content": content,
+            "id": id, "object": "realtime.item", "type": "message", "status": "completed", "role": "user",
+            "content": [{ "type": "input_audio", "transcript": null }],
         });
-        self.say(json!({ "type": "conversation.item.added", "previous_item_id": previous, "item": item })).await
+        let added = "conversation.item.added";
+        self.say(json!({ "type": added, "previous_item_id": previous, "item": item })).await
     }
 
     async fn complete(&mut self, id: &str, transcript: &str, ms: u64) -> Result<(), Left> {
@@ -290,7 +304,7 @@ impl Conversation {
     }
 
     async fn refuse(&mut self, event_id: Option<String>, refusal: &Refusal) -> Result<(), Left> {
-        let mut error = json!(refusal.openai_body());
+        let mut error = refusal.openai();
         error["event_id"] = event_id.into();
         self.say(json!({ "type": "error", "error": error })).await
     }
@@ -310,11 +324,15 @@ impl Conversation {
 }
 
 impl Turn {
-    /// Keeps what was said for the commit: the corrected text of each sentence.
-    fn hold(&mut self, message: Message) {
-        if let Pass::Corrected(_) = message.pass {
-            self.item.get_or_insert_with(Item::new).text.push_str(&message.text);
-        }
+    fn pushed_ms(&self) -> u64 {
+        self.bytes * 1000 / self.bytes_per_second
+    }
+}
+
+/// Keeps what was said for the commit: the corrected text of each sentence.
+fn hold(item: &mut Option<Item>, message: Message) {
+    if let Pass::Corrected(_) = message.pass {
+        item.get_or_insert_with(Item::new).text.push_str(&message.text);
     }
 }
 
@@ -328,10 +346,13 @@ fn name(kind: &str) -> String {
     format!("{kind}_{}", Uuid::new_v4().simple())
 }
 
+fn speech_started(id: &str, ms: u64) -> Value {
+    json!({ "type": "input_audio_buffer.speech_started", "audio_start_ms": ms, "item_id": id })
+}
+
 fn delta(id: &str, text: &str) -> Value {
-    json!({
-        "type": "conversation.item.input_audio_transcription.delta", "item_id": id, "content_index": 0, "delta": text,
-    })
+    let kind = "conversation.item.input_audio_transcription.delta";
+    json!({ "type": kind, "item_id": id, "content_index": 0, "delta": text })
 }
 
 /// What the client has set.
@@ -341,8 +362,7 @@ struct Settings {
     model: Option<String>,
     language: String,
     hotwords: String,
-    /// Silence that ends a sentence; nothing without server VAD.
-    silence_ms: Option<u32>,
+    turns: Turns,
 }
 
 impl Default for Settings {
@@ -352,9 +372,18 @@ impl Default for Settings {
             model: None,
             language: "auto".to_owned(),
             hotwords: String::new(),
-            silence_ms: Some(500),
+            turns: Turns::BySilence(None),
         }
     }
+}
+
+/// What ends an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turns {
+    /// The client's commit.
+    ByCommit,
+    /// Silence of so many ms, by default the detector's own; server VAD.
+    BySilence(Option<u32>),
 }
 
 /// How appended audio is coded, always mono.
@@ -373,7 +402,9 @@ impl Settings {
     fn updated(&self, session: &Value) -> Result<Self, Refusal> {
         let mut settings = self.clone();
         let input = &session["audio"]["input"];
-        let get = |today: &str, beta: &str| [&input[today], &session[beta]].into_iter().find(|v| !v.is_null()).cloned();
+        let get = |today: &str, beta: &str| {
+            [&input[today], &session[beta]].into_iter().find(|value| !value.is_null()).cloned()
+        };
         if let Some(format) = get("format", "input_audio_format") {
             settings.format = Format::read(&format)?;
         }
@@ -382,7 +413,7 @@ impl Settings {
         }
         let detection = [(input, "turn_detection"), (session, "turn_detection")];
         if let Some((_, detection)) = detection.iter().find_map(|(of, key)| of.as_object()?.get_key_value(*key)) {
-            settings.silence_ms = silence(detection)?;
+            settings.turns = Turns::read(detection)?;
         }
         Ok(settings)
     }
@@ -401,18 +432,22 @@ impl Settings {
         }
     }
 
-    fn live(&self) -> LiveOptions {
-        let pcm_rate = match self.format {
+    /// A turn under these settings.
+    async fn open(&self, app: &Arc<App>) -> Result<Turn, Refusal> {
+        let rate = match self.format {
             Format::Pcm(rate) => rate,
             Format::MuLaw | Format::ALaw => 8_000,
         };
-        LiveOptions {
-            pcm_rate,
-            language: super::forms::language_of(&self.language),
-            hotwords: self.hotwords.clone(),
-            max_end_silence_ms: self.silence_ms,
-            ..LiveOptions::default()
-        }
+        let hotwords = (!self.hotwords.is_empty()).then(|| Hotwords::parse(&self.hotwords));
+        let ask = Ask { language: language(&self.language), hotwords, ..app.ask() };
+        let request = app.prepare(ask).await?.request;
+        let max_end_silence_ms = match self.turns {
+            Turns::ByCommit => None,
+            Turns::BySilence(ms) => ms,
+        };
+        let options = SessionOptions { request, max_end_silence_ms, ..SessionOptions::default() };
+        let LiveSession { input, output } = app.engine().open(rate, &options)?;
+        Ok(Turn { input, output, item: None, bytes: 0, bytes_per_second: 2 * u64::from(rate) })
     }
 
     fn to_json(&self) -> Value {
@@ -421,28 +456,37 @@ impl Settings {
             Format::MuLaw => json!({ "type": "audio/pcmu" }),
             Format::ALaw => json!({ "type": "audio/pcma" }),
         };
-        let detection = self.silence_ms.map(|ms| json!({ "type": "server_vad", "silence_duration_ms": ms }));
+        let detection = match self.turns {
+            Turns::ByCommit => Value::Null,
+            Turns::BySilence(ms) => json!({ "type": "server_vad", "silence_duration_ms": ms }),
+        };
         let transcription = json!({ "model": self.model, "language": self.language, "prompt": self.hotwords });
         json!({ "audio": { "input": {
-            "format": format, "transcription": transcription, "turn_detection": detection, "noise_reduction": null,
+            "format": format, "transcription": transcription, "turn_detection": detection,
+            "noise_reduction": null,
         } } })
     }
 }
 
-/// `turn_detection`: null, or an object whose type tells how turns end; the voice detector does in every case.
-fn silence(detection: &Value) -> Result<Option<u32>, Refusal> {
-    if detection.is_null() {
-        return Ok(None);
+impl Turns {
+    /// `turn_detection`: null, or an object whose type tells how turns end; here the voice detector does in every case.
+    fn read(detection: &Value) -> Result<Self, Refusal> {
+        if detection.is_null() {
+            return Ok(Self::ByCommit);
+        }
+        if !matches!(detection["type"].as_str(), Some("server_vad" | "semantic_vad")) {
+            let message = "turn_detection: null, server_vad or semantic_vad";
+            return Err(Refusal::bad_request(message).about("turn_detection"));
+        }
+        let ms = &detection["silence_duration_ms"];
+        if ms.is_null() {
+            return Ok(Self::BySilence(None));
+        }
+        let ms = ms.as_u64().and_then(|ms| u32::try_from(ms).ok()).filter(|ms| SILENCE_MS.contains(ms));
+        let range = format!("silence_duration_ms: from {} to {}", SILENCE_MS.start(), SILENCE_MS.end());
+        ms.map(|ms| Self::BySilence(Some(ms)))
+            .ok_or_else(|| Refusal::bad_request(range).about("silence_duration_ms"))
     }
-    if !matches!(detection["type"].as_str(), Some("server_vad" | "semantic_vad")) {
-        return Err(Refusal::bad_request("turn_detection: null, server_vad or semantic_vad").about("turn_detection"));
-    }
-    let ms = match &detection["silence_duration_ms"] {
-        Value::Null => return Ok(Settings::default().silence_ms),
-        ms => ms.as_u64().filter(|ms| SILENCE_MS.contains(ms)).and_then(|ms| u32::try_from(ms).ok()),
-    };
-    let range = format!("silence_duration_ms: from {} to {}", SILENCE_MS.start(), SILENCE_MS.end());
-    ms.map(Some).ok_or_else(|| Refusal::bad_request(range).about("silence_duration_ms"))
 }
 
 impl Format {
@@ -510,11 +554,12 @@ mod tests {
             "transcription": { "language": "zh", "prompt": "你好", "keywords": ["赵磊"] } } } }));
         let today = today.unwrap_or_default();
         assert_eq!(today.format, Format::Pcm(16_000));
-        assert_eq!((today.silence_ms, today.language.as_str()), (None, "zh"));
+        assert_eq!((today.turns, today.language.as_str()), (Turns::ByCommit, "zh"));
         assert_eq!(today.hotwords, "你好\n赵磊");
-        let beta = updated(json!({ "input_audio_format": "g711_ulaw", "turn_detection": { "type": "server_vad", "silence_duration_ms": 300 } }));
+        let detection = json!({ "type": "server_vad", "silence_duration_ms": 300 });
+        let beta = updated(json!({ "input_audio_format": "g711_ulaw", "turn_detection": detection }));
         let beta = beta.unwrap_or_default();
-        assert_eq!((beta.format, beta.silence_ms), (Format::MuLaw, Some(300)));
+        assert_eq!((beta.format, beta.turns), (Format::MuLaw, Turns::BySilence(Some(300))));
         for wrong in [
             json!({ "audio": { "input": { "format": { "type": "audio/mp3" } } } }),
             json!({ "audio": { "input": { "format": { "type": "audio/pcm", "rate": 1 } } } }),

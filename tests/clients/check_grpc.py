@@ -74,8 +74,12 @@ def health():
 
 
 def reflection():
-    services = list(ProtoReflectionDescriptorDatabase(channel).get_services())
+    """Lists the services, and describes ours as the text does."""
+    database = ProtoReflectionDescriptorDatabase(channel)
+    services = list(database.get_services())
     assert "paraformer.ASR" in services, services
+    described = database.FindFileContainingSymbol("paraformer.ASR")
+    equal(described.SerializeToString(), paraformer_pb2.DESCRIPTOR.serialized_pb)
 
 
 clip = checks.clip("short_08")

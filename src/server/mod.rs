@@ -1,5 +1,0 @@
-//! The server.
-mod openai_types;
-mod reply;
-mod upload;
-mod web;
