@@ -74,7 +74,6 @@ pub mod hub;
 pub mod models;
 pub mod nn;
 pub mod pipeline;
-pub mod server;
 pub mod punctuation;
 pub mod text;
 pub mod vad;
