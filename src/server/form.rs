@@ -105,9 +105,10 @@ impl Form {
         let (name, upload) = self.file.take().ok_or_else(|| {
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{field}: field required")).about(field)
         })?;
+        let told = self.text("language").unwrap_or("auto").to_owned();
         let plain = app.ask();
         let ask = Ask {
-            language: language(self.text("language").unwrap_or_default()),
+            language: language(&told),
             itn: self.switch("itn", plain.itn)?,
             model_itn: self.switch("itn", plain.model_itn)?,
             hotwords: self.hotwords(),
@@ -120,7 +121,7 @@ impl Form {
         };
         let called = if name.is_empty() { "the recording" } else { &name };
         let recording = upload.finish(called, format)?;
-        Ok(Order { recording, ask })
+        Ok(Order { recording, told, ask })
     }
 
     fn hotwords(&self) -> Option<Hotwords> {
@@ -133,6 +134,7 @@ impl Form {
 /// A recording and how it is to be transcribed.
 pub struct Order {
     recording: Recording,
+    told: String,
     ask: Ask,
 }
 
@@ -140,6 +142,11 @@ impl Order {
     /// What the client calls the recording.
     pub fn name(&self) -> &str {
         &self.recording.name
+    }
+
+    /// The language as it was told, or `auto`.
+    pub fn told(&self) -> &str {
+        &self.told
     }
 
     /// Transcribes it; `progress` is told how many milliseconds have been heard. Dropping the future cancels.

@@ -8,12 +8,13 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::form::Form;
+use super::protocol::offline_reply;
 use super::{App, Refusal};
 use crate::error::Error;
 use crate::pipeline::Transcript;
@@ -50,23 +51,17 @@ struct AsrForm {
     hotwords: Option<String>,
 }
 
-/// The answer of `/recognition`: what the Python server says, and what the C++ server says.
+/// The answer of `/recognition`: what the Python server says, and with it what the C++ server says.
 #[derive(Debug, Serialize, ToSchema)]
 struct Recognised {
-    text: String,
-    /// The text cut at its marks, in ms.
-    sentences: Vec<Span>,
     /// 0.
     code: u8,
-    /// `offline`.
-    mode: &'static str,
-    is_final: bool,
-    wav_name: String,
-    /// JSON text: start and end of each word in ms.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timestamp: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    stamp_sents: Vec<StampedSentence>,
+    /// The text cut at its marks, in ms.
+    sentences: Vec<Span>,
+    /// `text`, `mode`, `is_final`, `wav_name`, `timestamp`, `stamp_sents`, as over WebSocket in mode offline.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    reply: Map<String, Value>,
 }
 
 /// A stretch of text and its time.
@@ -75,16 +70,6 @@ struct Span {
     text: String,
     start: u64,
     end: u64,
-}
-
-/// A stretch of text with its words, as the C++ server writes it.
-#[derive(Debug, Serialize, ToSchema)]
-struct StampedSentence {
-    text_seg: String,
-    punc: String,
-    start: u64,
-    end: u64,
-    ts_list: Vec<[u64; 2]>,
 }
 
 /// The answer of `/asr`; times in seconds.
@@ -126,7 +111,7 @@ pub async fn recognition(State(app): State<Arc<App>>, request: Request) -> Resul
     let order = Form::receive(&app, request).await?.order(&app, "audio")?;
     let name = order.name().to_owned();
     match order.transcribe(&app, |_| ()).await {
-        Ok(transcript) => Ok(Json(Recognised::new(transcript, name)).into_response()),
+        Ok(transcript) => Ok(Json(Recognised::new(&transcript, &name)).into_response()),
         // Clients of the Python server look at `code`.
         Err(Error::Audio { message, .. }) => {
             let message = format!("读取音频文件发生错误: {message}");
@@ -166,41 +151,18 @@ async fn asr(State(app): State<Arc<App>>, request: Request) -> Result<Json<Asr>,
 
 /// Whether the server is up, as FunASR's says it
 #[utoipa::path(get, path = "/health", tag = "FunASR", responses((status = 200, body = Object)))]
-async fn health(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
+async fn health(State(app): State<Arc<App>>) -> Json<Value> {
     Json(json!({ "status": "ok", "models_loaded": [app.model()] }))
 }
 
 impl Recognised {
-    fn new(transcript: Transcript, wav_name: String) -> Self {
-        let words: Vec<_> = transcript.segments.iter().flat_map(|segment| &segment.tokens).collect();
-        let times = |words: &[&crate::text::Token]| -> Vec<[u64; 2]> {
-            words.iter().map(|word| [word.start_ms, word.end_ms]).collect()
-        };
-        let stamped = |sentence: &Sentence| {
-            let words = words.get(sentence.words.clone()).unwrap_or_default();
-            let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
-            StampedSentence {
-                text_seg: texts.join(" "),
-                punc: sentence.punctuation.clone(),
-                start: sentence.start_ms,
-                end: sentence.end_ms,
-                ts_list: times(words),
-            }
-        };
+    fn new(transcript: &Transcript, name: &str) -> Self {
         let span = |sentence: &Sentence| Span {
             text: sentence.text.clone(),
             start: sentence.start_ms,
             end: sentence.end_ms,
         };
-        Self {
-            sentences: transcript.sentences.iter().map(span).collect(),
-            code: 0,
-            mode: "offline",
-            is_final: true,
-            wav_name,
-            timestamp: (!words.is_empty()).then(|| json!(times(&words)).to_string()),
-            stamp_sents: if words.is_empty() { Vec::new() } else { transcript.sentences.iter().map(stamped).collect() },
-            text: transcript.text,
-        }
+        let sentences = transcript.sentences.iter().map(span).collect();
+        Self { code: 0, sentences, reply: offline_reply(transcript, name) }
     }
 }

@@ -5,19 +5,24 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request as HttpRequest, State};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::post;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Code, Status, Streaming};
+use tonic_health::ServingStatus;
 use tonic_prost::ProstCodec;
+use tonic_reflection::server::Builder;
 
+use super::live::hearing;
 use super::{App, Refusal};
-use crate::engine::{LiveInput, LiveOutput, LiveSession};
+use crate::engine::{LiveSession, Said};
 use crate::pipeline::{ChunkSize, Message, Pass, SessionOptions, StreamOptions};
 
 /// Name of the service.
@@ -64,23 +69,27 @@ struct Response {
     is_final: bool,
 }
 
-/// The routes of all services.
-///
-/// # Errors
-/// Descriptors that are none: the file in `proto` is damaged.
-pub async fn routes() -> Result<Router<Arc<App>>, tonic_reflection::server::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status(SERVICE, tonic_health::ServingStatus::Serving).await;
+/// The routes of all services. Descriptors that are damaged cost reflection alone.
+pub fn routes() -> Router<Arc<App>> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(async move { reporter.set_service_status(SERVICE, ServingStatus::Serving).await });
+    let router = Router::new()
+        .route("/paraformer.ASR/Recognize", post(recognize))
+        .route_service("/grpc.health.v1.Health/{method}", health);
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(Router::new()
-        .route("/paraformer.ASR/Recognize", post(recognize))
-        .route_service("/grpc.health.v1.Health/{method}", health_service)
-        .route_service("/grpc.reflection.v1.ServerReflection/{method}", reflection().build_v1()?)
-        .route_service("/grpc.reflection.v1alpha.ServerReflection/{method}", reflection().build_v1alpha()?))
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(now), Ok(before)) => router
+            .route_service("/grpc.reflection.v1.ServerReflection/{method}", now)
+            .route_service("/grpc.reflection.v1alpha.ServerReflection/{method}", before),
+        (Err(cause), _) | (_, Err(cause)) => {
+            tracing::error!(%cause, "no gRPC reflection");
+            router
+        }
+    }
 }
 
 async fn recognize(State(app): State<Arc<App>>, request: HttpRequest) -> HttpResponse {
@@ -121,40 +130,41 @@ async fn converse(
     let (rate, mut options) = options(&first, mode)?;
     options.request = app.prepare(app.ask()).await.map_err(Refusal::from)?.request;
     let LiveSession { mut input, mut output } = app.engine().open(rate, &options).map_err(Refusal::from)?;
-    hear(&mut input, &first).await?;
-    let mut open = !first.is_final;
-    while open {
-        tokio::select! {
-            request = requests.message() => match request? {
-                Some(request) => {
-                    hear(&mut input, &request).await?;
-                    open = !request.is_final;
-                }
-                None => open = false,
-            },
-            said = output.next() => match said {
-                Some(said) => tell(replies, mode, said.map_err(Refusal::from)?.message).await?,
-                None => return Ok(()),
-            },
+    let mut telling = Telling { replies, mode };
+    let mut next = Some(first);
+    let idle = Duration::from_secs(app.settings().idle_seconds);
+    while let Some(request) = next.take() {
+        let (pushed, heard) = hearing(&mut output, input.push_pcm16(&request.audio_data)).await;
+        for said in heard {
+            telling.tell(said).await?;
+        }
+        pushed.map_err(Refusal::from)?;
+        while next.is_none() && !request.is_final {
+            tokio::select! {
+                received = timeout(idle, requests.message()) => match received.map_err(|_| too_slow())?? {
+                    Some(request) => next = Some(request),
+                    None => break,
+                },
+                said = output.next() => match said {
+                    Some(said) => telling.tell(said).await?,
+                    None => return Ok(()),
+                },
+            }
         }
     }
-    input.finish().await.map_err(Refusal::from)?;
-    rest(&mut output, replies, mode).await
-}
-
-async fn hear(input: &mut LiveInput, request: &Request) -> Result<(), Status> {
-    Ok(input.push_pcm16(&request.audio_data).await.map_err(Refusal::from)?)
-}
-
-async fn rest(
-    output: &mut LiveOutput,
-    replies: &mpsc::Sender<Result<Response, Status>>,
-    mode: DecodeMode,
-) -> Result<(), Status> {
+    let (finished, heard) = hearing(&mut output, input.finish()).await;
+    for said in heard {
+        telling.tell(said).await?;
+    }
+    finished.map_err(Refusal::from)?;
     while let Some(said) = output.next().await {
-        tell(replies, mode, said.map_err(Refusal::from)?.message).await?;
+        telling.tell(said).await?;
     }
     Ok(())
+}
+
+fn too_slow() -> Status {
+    Status::deadline_exceeded("nothing was sent for too long")
 }
 
 /// Sample rate and choices of the session that the first request asks for.
@@ -174,25 +184,31 @@ fn options(first: &Request, mode: DecodeMode) -> Result<(u32, SessionOptions), S
     Ok((rate, SessionOptions { stream, first_pass_only, ..SessionOptions::default() }))
 }
 
-async fn tell(
-    replies: &mpsc::Sender<Result<Response, Status>>,
-    wanted: DecodeMode,
-    message: Message,
-) -> Result<(), Status> {
-    let mode = match message.pass {
-        Pass::Streaming { .. } => DecodeMode::Online,
-        Pass::Corrected(_) => DecodeMode::TwoPass,
-    };
-    let asked = match wanted {
-        DecodeMode::Offline => mode == DecodeMode::TwoPass,
-        DecodeMode::Online => mode == DecodeMode::Online,
-        DecodeMode::TwoPass => true,
-    };
-    if !asked || message.text.is_empty() {
-        return Ok(());
+/// Where a call's replies go.
+struct Telling<'a> {
+    replies: &'a mpsc::Sender<Result<Response, Status>>,
+    mode: DecodeMode,
+}
+
+impl Telling<'_> {
+    /// Tells what was said if it was asked for and is not empty.
+    async fn tell(&mut self, said: crate::Result<Said>) -> Result<(), Status> {
+        let Message { text, pass, is_final, .. } = said.map_err(Refusal::from)?.message;
+        let mode = match pass {
+            Pass::Streaming { .. } => DecodeMode::Online,
+            Pass::Corrected(_) => DecodeMode::TwoPass,
+        };
+        let asked = match self.mode {
+            DecodeMode::Offline => mode == DecodeMode::TwoPass,
+            DecodeMode::Online => mode == DecodeMode::Online,
+            DecodeMode::TwoPass => true,
+        };
+        if !asked || text.is_empty() {
+            return Ok(());
+        }
+        let reply = Response { mode: mode.into(), text, is_final };
+        self.replies.send(Ok(reply)).await.map_err(|_| Status::cancelled("the client has left"))
     }
-    let reply = Response { mode: mode.into(), text: message.text, is_final: message.is_final };
-    replies.send(Ok(reply)).await.map_err(|_| Status::cancelled("the client has left"))
 }
 
 impl From<Refusal> for Status {

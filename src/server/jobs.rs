@@ -14,7 +14,7 @@ use axum::{Extension, Json};
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
 use utoipa::ToSchema;
@@ -29,6 +29,8 @@ use super::{App, Refusal};
 
 /// Jobs that are known at a time; a finished one makes room for a new one.
 const MAX_JOBS: usize = 1000;
+/// Jobs that are worked on at a time.
+const AT_ONCE: usize = 4;
 /// How long a result can be fetched.
 const KEPT: Duration = Duration::from_secs(3600);
 /// How often events show that they live.
@@ -36,13 +38,20 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    let router = OpenApiRouter::new().routes(routes!(create)).routes(routes!(show, remove)).routes(routes!(events));
-    router.layer(Extension(Arc::new(Jobs::default())))
+    OpenApiRouter::new()
+        .routes(routes!(create))
+        .routes(routes!(show, remove))
+        .routes(routes!(events))
+        .layer(Extension(Arc::new(Jobs { table: Mutex::default(), turns: Semaphore::new(AT_ONCE) })))
 }
 
 /// All jobs of a server.
-#[derive(Debug, Default)]
-struct Jobs(Mutex<HashMap<Uuid, Job>>);
+#[derive(Debug)]
+struct Jobs {
+    table: Mutex<HashMap<Uuid, Job>>,
+    /// Jobs wait here and leave the engine's queue to those who wait for an answer.
+    turns: Semaphore,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -53,10 +62,11 @@ struct Job {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 struct JobState {
     /// Its name in paths.
-    id: String,
+    #[schema(value_type = String)]
+    id: Uuid,
     /// `job`.
     object: &'static str,
     status: Status,
@@ -64,7 +74,7 @@ struct JobState {
     processed_ms: u64,
     /// When it is completed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<Arc<VerboseTranscription>>,
+    result: Option<VerboseTranscription>,
     /// When it has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<OpenAiErrorBody>)]
@@ -97,6 +107,10 @@ struct JobForm {
 }
 
 impl JobState {
+    fn new(id: Uuid, status: Status, processed_ms: u64) -> Self {
+        Self { id, object: "job", status, processed_ms, result: None, error: None }
+    }
+
     fn event(&self) -> Event {
         let name = match self.status {
             Status::Queued | Status::InProgress => "progress",
@@ -114,7 +128,7 @@ impl JobState {
 
 impl Jobs {
     fn table(&self) -> MutexGuard<'_, HashMap<Uuid, Job>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, id: Uuid, job: Job) -> Result<(), Refusal> {
@@ -155,42 +169,31 @@ async fn create(
     let mut form = Form::receive(&app, request).await?;
     check_model(&app, form.text("model"))?;
     let order = form.order(&app, "file").map_err(as_bad_request)?;
-    let told = form.text("language").unwrap_or("auto").to_owned();
     let id = Uuid::new_v4();
-    let state = JobState {
-        id: id.to_string(),
-        object: "job",
-        status: Status::Queued,
-        processed_ms: 0,
-        result: None,
-        error: None,
-    };
-    let (tell, state_now) = watch::channel(Arc::new(state.clone()));
-    let task = tokio::spawn(run(app, order, told, state.clone(), tell)).abort_handle();
-    jobs.add(id, Job { state: state_now, task, since: Instant::now() })?;
-    let location = [(LOCATION, format!("/v1/jobs/{id}"))];
-    Ok((StatusCode::ACCEPTED, location, Json(state)).into_response())
+    let (tell, state) = watch::channel(Arc::new(JobState::new(id, Status::Queued, 0)));
+    let task = tokio::spawn(run(app, jobs.clone(), order, id, tell)).abort_handle();
+    let reply = Json(&**state.borrow()).into_response();
+    jobs.add(id, Job { state: state.clone(), task, since: Instant::now() })?;
+    Ok((StatusCode::ACCEPTED, [(LOCATION, format!("/v1/jobs/{id}"))], reply).into_response())
 }
 
-async fn run(app: Arc<App>, order: Order, told: String, first: JobState, tell: watch::Sender<Arc<JobState>>) {
-    let tell = Arc::new(tell);
-    let progress = {
-        let (tell, first) = (tell.clone(), first.clone());
-        move |processed_ms| {
-            tell.send_replace(Arc::new(JobState { status: Status::InProgress, processed_ms, ..first.clone() }));
-        }
+async fn run(app: Arc<App>, jobs: Arc<Jobs>, order: Order, id: Uuid, tell: watch::Sender<Arc<JobState>>) {
+    // The semaphore is never closed.
+    let _turn = jobs.turns.acquire().await.ok();
+    let told = order.told().to_owned();
+    let progress = |processed_ms| {
+        tell.send_replace(Arc::new(JobState::new(id, Status::InProgress, processed_ms)));
     };
     let asked = Granularities { segments: true, words: true };
     let last = match order.transcribe(&app, progress).await {
         Ok(transcript) => JobState {
-            status: Status::Completed,
-            processed_ms: transcript.duration_ms,
-            result: Some(Arc::new(VerboseTranscription::new(&transcript, &told, asked))),
-            ..first
+            result: Some(VerboseTranscription::new(&transcript, &told, asked)),
+            ..JobState::new(id, Status::Completed, transcript.duration_ms)
         },
         Err(error) => {
-            let (processed_ms, error) = (tell.borrow().processed_ms, Refusal::from(error).openai());
-            JobState { status: Status::Failed, processed_ms, error: Some(error), ..first }
+            let processed_ms = tell.borrow().processed_ms;
+            let error = Some(Refusal::from(error).openai());
+            JobState { error, ..JobState::new(id, Status::Failed, processed_ms) }
         }
     };
     tell.send_replace(Arc::new(last));
@@ -200,10 +203,9 @@ async fn run(app: Arc<App>, order: Order, told: String, first: JobState, tell: w
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "Jobs", params(("id" = String, Path)),
     responses((status = 200, body = JobState), (status = 404, body = OpenAiError)))]
-async fn show(Extension(jobs): Extension<Arc<Jobs>>, Path(id): Path<String>) -> Result<Json<JobState>, Refusal> {
-    let state = jobs.find(&id)?;
-    let state = JobState::clone(&state.borrow());
-    Ok(Json(state))
+async fn show(Extension(jobs): Extension<Arc<Jobs>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let state = jobs.find(&id)?.borrow().clone();
+    Ok(Json(&*state).into_response())
 }
 
 /// Forget a job, and end it if it still runs

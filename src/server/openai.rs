@@ -101,12 +101,12 @@ async fn transcribe(State(app): State<Arc<App>>, request: Request) -> Result<Res
     form.number("temperature")?;
     let format = ResponseFormat::read(&form)?;
     let granularities = granularities(&form)?;
-    let told = form.text("language").unwrap_or("auto").to_owned();
     let stream = form.switch("stream", false)?;
     let order = form.order(&app, "file").map_err(as_bad_request)?;
     if stream && matches!(format, ResponseFormat::Json | ResponseFormat::Text) {
         return Ok(streamed(app, order));
     }
+    let told = order.told().to_owned();
     let transcript = order.transcribe(&app, |_| ()).await?;
     Ok(format.write(&transcript, &told, granularities))
 }

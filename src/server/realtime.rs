@@ -4,17 +4,20 @@
 //! two commits is one. Streamed text comes as deltas, the text of the second pass with `completed`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::form::language;
+use super::live::hearing;
 use super::openai::check_model;
 use super::openai_types::Usage;
 use super::{App, Connection, Refusal};
@@ -25,6 +28,8 @@ use crate::pipeline::{Message, Pass, SessionOptions};
 
 /// Audio that OpenAI asks for at least before a commit.
 const MIN_COMMIT_MS: u64 = 100;
+/// How long a client may leave an event unread once its connection is full.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Silence that ends a sentence may be set within these bounds.
 const SILENCE_MS: std::ops::RangeInclusive<u32> = 100..=10_000;
 
@@ -89,6 +94,8 @@ impl Conversation {
 
     async fn run(mut self) -> Result<(), Left> {
         self.say(json!({ "type": "session.created", "session": self.session() })).await?;
+        let idle = Duration::from_secs(self.app.settings().idle_seconds);
+        let mut draining = self.app.draining();
         loop {
             let heard = async {
                 match &mut self.turn {
@@ -97,15 +104,20 @@ impl Conversation {
                 }
             };
             tokio::select! {
-                frame = self.socket.recv() => match frame {
-                    Some(Ok(Frame::Text(text))) => self.on_text(&text).await?,
-                    Some(Ok(Frame::Binary(_))) => {
+                frame = timeout(idle, self.socket.recv()) => match frame {
+                    Ok(Some(Ok(Frame::Text(text)))) => self.on_text(&text).await?,
+                    Ok(Some(Ok(Frame::Binary(_)))) => {
                         let message = "events are text; audio stands in them as base64";
                         self.refuse(None, &Refusal::bad_request(message)).await?;
                     }
-                    Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
-                    Some(Ok(Frame::Close(_)) | Err(_)) | None => return Err(Left),
+                    Ok(Some(Ok(Frame::Ping(_) | Frame::Pong(_)))) => {}
+                    Ok(Some(Ok(Frame::Close(_)) | Err(_)) | None) => return Err(Left),
+                    Err(_) => return self.close(close_code::POLICY, "nothing was sent for too long").await,
                 },
+                _ = draining.wait_for(|draining| *draining) => {
+                    self.end_turn().await?;
+                    return self.close(close_code::AWAY, "the server is shutting down").await;
+                }
                 said = heard => self.on_heard(said).await?,
             }
         }
@@ -120,7 +132,7 @@ impl Conversation {
         let done = match event["type"].as_str() {
             Some("session.update") => self.update(&event, "session.updated").await?,
             Some("transcription_session.update") => self.update(&event, "transcription_session.updated").await?,
-            Some("input_audio_buffer.append") => self.append(&event).await,
+            Some("input_audio_buffer.append") => self.append(&event).await?,
             Some("input_audio_buffer.commit") => self.commit().await?,
             Some("input_audio_buffer.clear") => {
                 self.drop_turn();
@@ -146,27 +158,41 @@ impl Conversation {
         if let Err(refusal) = check_model(&self.app, settings.model.as_deref()) {
             return Ok(Err(refusal));
         }
-        if settings != self.settings && self.turn.as_ref().is_some_and(|turn| turn.bytes > 0) {
+        if settings != self.settings {
             // What was said so far keeps the settings it was said under.
             self.end_turn().await?;
+            self.settings = settings;
         }
-        self.turn = None;
-        self.settings = settings;
         self.say(json!({ "type": reply, "session": self.session() })).await?;
         Ok(Ok(()))
     }
 
-    async fn append(&mut self, event: &Value) -> Result<(), Refusal> {
+    async fn append(&mut self, event: &Value) -> Result<Result<(), Refusal>, Left> {
+        let bytes = match self.audio(event) {
+            Ok(bytes) => bytes,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let mut turn = match self.turn.take() {
+            Some(turn) => turn,
+            None => match self.settings.open(&self.app).await {
+                Ok(turn) => turn,
+                Err(refusal) => return Ok(Err(refusal)),
+            },
+        };
+        turn.bytes += bytes.len() as u64;
+        let (pushed, heard) = hearing(&mut turn.output, turn.input.push_pcm16(&bytes)).await;
+        self.turn = Some(turn);
+        for said in heard {
+            self.on_heard(Some(said)).await?;
+        }
+        Ok(pushed.map_err(Refusal::from))
+    }
+
+    fn audio(&self, event: &Value) -> Result<Vec<u8>, Refusal> {
         let wrong = |why: &str| Refusal::bad_request(format!("audio: {why}")).about("audio");
         let audio = event["audio"].as_str().ok_or_else(|| wrong("is not a text"))?;
         let bytes = BASE64.decode(audio).map_err(|e| wrong(&format!("is not base64: {e}")))?;
-        let bytes = self.settings.format.to_pcm(bytes);
-        let turn = match &mut self.turn {
-            Some(turn) => turn,
-            none => none.insert(self.settings.open(&self.app).await?),
-        };
-        turn.bytes += bytes.len() as u64;
-        Ok(turn.input.push_pcm16(&bytes).await?)
+        Ok(self.settings.format.to_pcm(bytes))
     }
 
     async fn commit(&mut self) -> Result<Result<(), Refusal>, Left> {
@@ -191,19 +217,21 @@ impl Conversation {
         let Some(turn) = self.turn.take() else { return Ok(()) };
         let pushed_ms = turn.pushed_ms();
         let Turn { input, mut output, mut item, .. } = turn;
-        if let Err(error) = input.finish().await {
-            self.before_ms += pushed_ms;
-            return self.refuse(None, &error.into()).await;
+        let (finished, mut heard) = hearing(&mut output, input.finish()).await;
+        heard.extend(finished.err().map(Err));
+        while let Some(said) = output.next().await {
+            heard.push(said);
         }
-        if self.settings.turns != Turns::ByCommit {
-            while let Some(said) = output.next().await {
+        if self.settings.turns == Turns::ByCommit {
+            self.tell_turn(heard, item, pushed_ms).await?;
+        } else {
+            let noticed_ms = self.before_ms + pushed_ms;
+            for said in heard {
                 match said {
-                    Ok(said) => self.tell_sentence(&mut item, said.message).await?,
+                    Ok(said) => self.tell_sentence(&mut item, said.message, noticed_ms).await?,
                     Err(error) => self.refuse(None, &error.into()).await?,
                 }
             }
-        } else {
-            self.tell_turn(output, item, pushed_ms).await?;
         }
         self.before_ms += pushed_ms;
         Ok(())
@@ -212,9 +240,10 @@ impl Conversation {
     /// What the open turn says by itself.
     async fn on_heard(&mut self, said: Option<crate::Result<Said>>) -> Result<(), Left> {
         let Some(mut turn) = self.turn.take() else { return Ok(()) };
+        let noticed_ms = self.before_ms + turn.pushed_ms();
         match said {
             Some(Ok(said)) if self.settings.turns != Turns::ByCommit => {
-                self.tell_sentence(&mut turn.item, said.message).await?;
+                self.tell_sentence(&mut turn.item, said.message, noticed_ms).await?;
             }
             // Without server VAD nothing is told before the commit, which may never come.
             Some(Ok(said)) => hold(&mut turn.item, said.message),
@@ -228,16 +257,15 @@ impl Conversation {
         Ok(())
     }
 
-    /// A message of a sentence that is an item of its own.
-    async fn tell_sentence(&mut self, open: &mut Option<Item>, message: Message) -> Result<(), Left> {
+    /// A message of a sentence that is an item of its own, said when so much had been appended.
+    async fn tell_sentence(&mut self, open: &mut Option<Item>, message: Message, noticed_ms: u64) -> Result<(), Left> {
         let begins = open.is_none() && !message.text.is_empty();
         match message.pass {
             Pass::Streaming { .. } if message.text.is_empty() => Ok(()),
             Pass::Streaming { .. } => {
                 let item = open.get_or_insert_with(Item::new);
                 if begins {
-                    let start_ms = self.before_ms + message.start_ms;
-                    self.say(speech_started(&item.id, start_ms)).await?;
+                    self.say(speech_started(&item.id, noticed_ms)).await?;
                 }
                 item.text.push_str(&message.text);
                 let delta = delta(&item.id, &message.text);
@@ -261,9 +289,14 @@ impl Conversation {
     }
 
     /// All that was said in a turn, as one item.
-    async fn tell_turn(&mut self, mut output: LiveOutput, held: Option<Item>, pushed_ms: u64) -> Result<(), Left> {
+    async fn tell_turn(
+        &mut self,
+        heard: Vec<crate::Result<Said>>,
+        held: Option<Item>,
+        pushed_ms: u64,
+    ) -> Result<(), Left> {
         let (mut item, mut failed) = (held, None);
-        while let Some(said) = output.next().await {
+        for said in heard {
             match said {
                 Ok(said) => hold(&mut item, said.message),
                 Err(error) => failed = Some(Refusal::from(error)),
@@ -311,7 +344,16 @@ impl Conversation {
 
     async fn say(&mut self, mut event: Value) -> Result<(), Left> {
         event["event_id"] = name("event").into();
-        self.socket.send(Frame::text(event.to_string())).await.map_err(|_| Left)
+        self.send(Frame::text(event.to_string())).await
+    }
+
+    async fn close(&mut self, code: u16, reason: &'static str) -> Result<(), Left> {
+        self.send(Frame::Close(Some(CloseFrame { code, reason: reason.into() }))).await
+    }
+
+    /// A client that does not read counts as gone.
+    async fn send(&mut self, frame: Frame) -> Result<(), Left> {
+        timeout(SEND_TIMEOUT, self.socket.send(frame)).await.map_or(Err(Left), |sent| sent.map_err(|_| Left))
     }
 
     fn session(&self) -> Value {

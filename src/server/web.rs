@@ -22,7 +22,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; frame-ancestors 'none'";
 
 /// The page itself, for `GET /`.
-pub fn page() -> Response {
+pub async fn page() -> Response {
     let policy = [(CONTENT_SECURITY_POLICY, POLICY)];
     (policy, file("text/html; charset=utf-8", include_str!("web/index.html"))).into_response()
 }

@@ -22,7 +22,7 @@ import venv
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CLIENTS = ("funasr-client", "funasr-python", "openai", "grpc", "openapi", "browser")
-LOCKED = ("--api-key", "sesame")
+KEY = "sesame"
 
 
 def environment(name, cache):
@@ -112,7 +112,9 @@ def main():
             check=True,
         )
         url = stack.enter_context(server(binary, out / "server.log"))
-        locked = stack.enter_context(server(binary, out / "locked.log", *LOCKED))
+        (work / "keys").write_text(KEY + "\n")
+        (work / "locked.toml").write_text(f'api_keys = "{work / "keys"}"\n')
+        locked = stack.enter_context(server(binary, out / "locked.log", "--config", work / "locked.toml"))
         options = ["--url", url, "--locked-url", locked, "--clips", work / "expected.json", "--out", out]
         counts = [check(client, pythons[client], options) for client in arguments.only]
     passed, failed = (sum(column) for column in zip(*counts))
