@@ -28,12 +28,12 @@ fn load() -> Result<RealTime> {
     let (hub, compute) = (HubOptions::from_env()?, Compute::cpu());
     let open = |name| -> Result<ModelFiles> { open_model(&resolve(name, &hub)?) };
     let corrector = Corrector {
-        recognizer: Recognizer::load(&open("demo")?, &compute)?,
-        punctuation: Some(PunctuationModel::load(&open("demo-punc-realtime")?, &compute)?),
+        recognizer: Recognizer::load(&open("demo")?, &compute)?.into(),
+        punctuation: Some(PunctuationModel::load(&open("demo-punc-realtime")?, &compute)?.into()),
     };
     let online = OnlineRecognizer::load(&open("demo-online")?, &compute)?;
     let detector = VoiceDetector::load(&open("fsmn-vad")?, &compute)?;
-    RealTime::new(online, Some(detector), Some(corrector))
+    RealTime::new(online, Some(detector.into()), Some(corrector))
 }
 
 fn show(heard_ms: usize, message: &Message) {

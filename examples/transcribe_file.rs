@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let detector = VoiceDetector::load(&open_model(&resolve("fsmn-vad", &hub)?)?, &compute)?;
     let punctuation = PunctuationModel::load(&open_model(&resolve("demo-punc", &hub)?)?, &compute)?;
     let options = TranscriberOptions::default();
-    let transcriber = Transcriber::new(recognizer, Some(detector), Some(punctuation), options);
+    let transcriber = Transcriber::new(recognizer, Some(detector.into()), Some(punctuation.into()), options);
 
     let mut audio = AudioReader::open(Path::new(&file), transcriber.sample_rate())?;
     let transcript = transcriber.transcribe(&mut audio, &Request::default(), |_| ())?;

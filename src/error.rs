@@ -45,6 +45,9 @@ pub enum Error {
     /// A bounded queue or buffer is full.
     #[error("{0}")]
     Overloaded(String),
+    /// A recording or message beyond a limit of size or length.
+    #[error("{0}")]
+    TooLong(String),
     /// A model name that cannot be resolved or downloaded.
     #[error("{0}")]
     Hub(String),

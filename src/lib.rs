@@ -21,7 +21,7 @@
 //! let detector = VoiceDetector::load(&open_model(&resolve("fsmn-vad", &hub)?)?, &compute)?;
 //! let punctuation = PunctuationModel::load(&open_model(&resolve("demo-punc", &hub)?)?, &compute)?;
 //! let transcriber =
-//!     Transcriber::new(recognizer, Some(detector), Some(punctuation), TranscriberOptions::default());
+//!     Transcriber::new(recognizer, Some(detector.into()), Some(punctuation.into()), TranscriberOptions::default());
 //!
 //! let mut audio = AudioReader::open(Path::new("models/demo/short_00_demo.wav"), transcriber.sample_rate())?;
 //! let transcript = transcriber.transcribe(&mut audio, &Request::default(), |_| ())?;
@@ -48,9 +48,9 @@
 //! let open = |name: &str| open_model(&resolve(name, &hub)?);
 //! let online = OnlineRecognizer::load(&open("demo-online")?, &compute)?;
 //! let detector = VoiceDetector::load(&open("fsmn-vad")?, &compute)?;
-//! let recognizer = Recognizer::load(&open("demo")?, &compute)?;
-//! let punctuation = Some(PunctuationModel::load(&open("demo-punc-realtime")?, &compute)?);
-//! let models = RealTime::new(online, Some(detector), Some(Corrector { recognizer, punctuation }))?;
+//! let recognizer = Recognizer::load(&open("demo")?, &compute)?.into();
+//! let punctuation = Some(PunctuationModel::load(&open("demo-punc-realtime")?, &compute)?.into());
+//! let models = RealTime::new(online, Some(detector.into()), Some(Corrector { recognizer, punctuation }))?;
 //!
 //! let mut session = models.session(&SessionOptions::default())?;
 //! let samples = read_all(Path::new("models/demo/short_00_demo.wav"), models.sample_rate(), None)?;
@@ -68,6 +68,7 @@
 pub mod audio;
 pub mod decode;
 pub mod device;
+pub mod engine;
 pub mod error;
 pub mod frontend;
 pub mod hub;
@@ -75,6 +76,8 @@ pub mod models;
 pub mod nn;
 pub mod pipeline;
 pub mod punctuation;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod text;
 pub mod vad;
 pub mod weights;

@@ -44,7 +44,8 @@ fn sense_voice(desk: &Desk, args: &[&str]) -> Outcome {
 fn transcripts_of_sense_voice_are_those_of_funasr() {
     let recognizer = Recognizer::load(&model("demo-sensevoice"), &Compute::cpu()).unwrap();
     let detector = VoiceDetector::load(&model("fsmn-vad"), &Compute::cpu()).unwrap();
-    let transcriber = Transcriber::new(recognizer, Some(detector), None, TranscriberOptions::default());
+    let transcriber =
+        Transcriber::new(recognizer, Some(detector.into()), None, TranscriberOptions::default());
     for (name, norms) in SEGMENTED.iter() {
         for (norm, expected) in norms {
             let what = format!("{name} {norm}");

@@ -205,7 +205,7 @@ fn segments_of_8_khz_are_cut_where_they_are() {
         assert!(said.iter().any(|said| said.heard.times.is_some()), "no times to compare");
         let transcriber = Transcriber::new(
             fixture.recognizer("zh-8k"),
-            Some(fixture.detector(&detector)),
+            Some(fixture.detector(&detector).into()),
             None,
             TranscriberOptions::default(),
         );

@@ -84,7 +84,7 @@ fn recognize(recognizer: &Recognizer, batch: &[&[f32]]) -> Vec<Recognition> {
 fn transcriber(batch_seconds: u32) -> Transcriber {
     let punctuation = PunctuationModel::load(&model("demo-punc"), &Compute::cpu()).unwrap();
     let options = TranscriberOptions { batch_seconds, ..Default::default() };
-    Transcriber::new(recognizer(), Some(detector()), Some(punctuation), options)
+    Transcriber::new(recognizer(), Some(detector().into()), Some(punctuation.into()), options)
 }
 
 fn transcribe(transcriber: &Transcriber, name: &str) -> Transcript {

@@ -46,8 +46,8 @@ fn two_pass() -> RealTime {
 
 fn two_pass_with(recognizer: Recognizer) -> RealTime {
     let punctuation = PunctuationModel::load(&model("demo-punc-realtime"), &Compute::cpu()).unwrap();
-    let corrector = Corrector { recognizer, punctuation: Some(punctuation) };
-    RealTime::new(online(), Some(detector()), Some(corrector)).unwrap()
+    let corrector = Corrector { recognizer: recognizer.into(), punctuation: Some(punctuation.into()) };
+    RealTime::new(online(), Some(detector().into()), Some(corrector)).unwrap()
 }
 
 /// A SeACo Paraformer of random weights.
@@ -346,7 +346,7 @@ fn gated_texts(samples: &[f32], silence_ms: u32) -> Vec<String> {
 
 #[test]
 fn with_a_detector_each_segment_is_a_stream() {
-    let models = RealTime::new(online(), Some(detector()), None).unwrap();
+    let models = RealTime::new(online(), Some(detector().into()), None).unwrap();
     let samples = samples("long_01")[..30 * 16_000].to_vec();
     for silence_ms in [800, 100] {
         let options = SessionOptions { max_end_silence_ms: Some(silence_ms), ..Default::default() };
@@ -366,8 +366,8 @@ fn ten_minutes_are_held_as_one_segment() {
     Golden::open("online_basic").write_model(directory.path(), &["<blank>", "<s>", "</s>", "<unk>"], None);
     let files = ModelFiles::open(directory.path()).unwrap();
     let tiny = OnlineRecognizer::load(&files, &Compute::cpu()).unwrap();
-    let corrector = Corrector { recognizer: seaco(), punctuation: None };
-    let models = RealTime::new(tiny, Some(detector()), Some(corrector)).unwrap();
+    let corrector = Corrector { recognizer: seaco().into(), punctuation: None };
+    let models = RealTime::new(tiny, Some(detector().into()), Some(corrector)).unwrap();
     let clip = samples("long_01");
     let (mut session, mut messages, mut most_ms) = (session(&models), Vec::new(), 0);
     let mut audio = clip.iter().copied().cycle();
@@ -428,7 +428,7 @@ fn bad_pushes_are_refused_and_lose_nothing() {
 #[test]
 fn unusable_combinations_are_refused() {
     let recognizer = Recognizer::load(&model("demo"), &Compute::cpu()).unwrap();
-    let corrector = Corrector { recognizer, punctuation: None };
+    let corrector = Corrector { recognizer: recognizer.into(), punctuation: None };
     let error = RealTime::new(online(), None, Some(corrector)).unwrap_err().to_string();
     assert!(error.contains("voice detection"), "{error}");
 }

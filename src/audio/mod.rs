@@ -106,6 +106,23 @@ impl AudioReader {
     /// # Errors
     /// As [`open`](Self::open), and when the stream itself fails.
     pub fn from_source(name: &str, reader: impl Read + Send + 'static, sample_rate: u32) -> Result<Self> {
+        Self::from_stream(name, reader, sample_rate, true)
+    }
+
+    /// The same while it arrives: what needs seeking is refused.
+    ///
+    /// # Errors
+    /// As [`from_source`](Self::from_source), and a container that cannot be decoded front to back.
+    pub fn streamed(name: &str, reader: impl Read + Send + 'static, sample_rate: u32) -> Result<Self> {
+        Self::from_stream(name, reader, sample_rate, false)
+    }
+
+    fn from_stream(
+        name: &str,
+        reader: impl Read + Send + 'static,
+        sample_rate: u32,
+        may_spool: bool,
+    ) -> Result<Self> {
         let fail = |fault: Fault| Error::audio(name, fault);
         let mut reader = reader;
         let head = sniff::read_head(&mut reader).map_err(|e| fail(e.to_string()))?;
@@ -116,7 +133,11 @@ impl AudioReader {
             Kind::Text => return Err(fail(NOT_AUDIO.into())),
             Kind::PcmWav => Box::new(wav::open(BufReader::new(replay)).map_err(fail)?),
             Kind::Streamable => decode::open_stream(replay).map_err(|e| fail(e.to_string()))?,
-            Kind::Other(_) => return Self::from_spooled(name, replay, sample_rate),
+            Kind::Other(_) if may_spool => return Self::from_spooled(name, replay, sample_rate),
+            Kind::Other(what) => {
+                let message = "cannot be decoded while it arrives; wav, mp3, flac and ogg can";
+                return Err(fail(format!("a {what} {message}")));
+            }
         };
         Self::new(name, source, sample_rate)
     }

@@ -7,6 +7,8 @@ mod models;
 mod output;
 mod plot;
 mod punctuate;
+#[cfg(feature = "server")]
+mod serve;
 mod session;
 mod stream;
 mod transcribe;
@@ -42,6 +44,8 @@ enum LogFormat {
 enum Command {
     Transcribe(transcribe::Args),
     Stream(stream::Args),
+    #[cfg(feature = "server")]
+    Serve(serve::Args),
     Vad(vad::Args),
     Punctuate(punctuate::Args),
     Convert(convert::Args),
@@ -57,6 +61,8 @@ impl Cli {
         match self.command {
             Command::Transcribe(args) => args.run(),
             Command::Stream(args) => args.run(),
+            #[cfg(feature = "server")]
+            Command::Serve(args) => args.run(),
             Command::Vad(args) => args.run(),
             Command::Punctuate(args) => args.run(),
             Command::Convert(args) => args.run(),

@@ -118,7 +118,9 @@ impl Args {
         let open = |name: &Option<String>, role| session::open(name.as_deref(), role, &hub);
         let online = OnlineRecognizer::load(&open(&self.online_model, Role::Streaming)?.1, &compute)?;
         let detector = (self.mode == Mode::TwoPass || self.vad_model.is_some())
-            .then(|| VoiceDetector::load(&open(&self.vad_model, Role::VoiceDetection)?.1, &compute))
+            .then(|| {
+                VoiceDetector::load(&open(&self.vad_model, Role::VoiceDetection)?.1, &compute).map(Into::into)
+            })
             .transpose()?;
         let mut options = SessionOptions {
             stream: StreamOptions {
@@ -135,8 +137,8 @@ impl Args {
                 let recognizer = Recognizer::load(&open(&self.model, Role::Recognition)?.1, &compute)?;
                 options.request = self.request.read(&recognizer)?.0;
                 let (_, files) = open(&self.punc_model, Role::RealtimePunctuation)?;
-                let punctuation = Some(PunctuationModel::load(&files, &compute)?);
-                Some(Corrector { recognizer, punctuation })
+                let punctuation = Some(PunctuationModel::load(&files, &compute)?.into());
+                Some(Corrector { recognizer: recognizer.into(), punctuation })
             }
         };
         Ok((RealTime::new(online, detector, corrector)?, options))

@@ -110,11 +110,11 @@ impl Args {
         let recognizer = Recognizer::load(&files, &compute)?;
         let detector = self.vad.then(|| {
             let (_, files) = session::open(self.vad_model.as_deref(), Role::VoiceDetection, &hub)?;
-            VoiceDetector::load(&files, &compute)
+            VoiceDetector::load(&files, &compute).map(Into::into)
         });
         let punctuation = self.punc.then(|| {
             let (_, files) = session::open(self.punc_model.as_deref(), Role::Punctuation, &hub)?;
-            PunctuationModel::load(&files, &compute)
+            PunctuationModel::load(&files, &compute).map(Into::into)
         });
         let options = TranscriberOptions {
             batch_seconds: self.batch_seconds,

@@ -48,8 +48,7 @@ pub struct Correction {
 
 impl Message {
     /// The message with the field names of FunASR's 2pass server (`websocket-server-2pass.cpp`), and `language`, `emotion`
-    /// and `event` from a model that tells them. `timestamp` is a string
-    /// that holds a JSON list, as its clients expect, or absent.
+    /// and `event` from a model that tells them.
     pub fn to_json(&self, wav_name: &str) -> Value {
         let mut json = Map::from_iter([
             ("wav_name".to_owned(), wav_name.into()),
@@ -81,15 +80,19 @@ impl Correction {
         for (name, tag) in [("language", language), ("emotion", emotion), ("event", event)] {
             json.extend(tag.as_deref().map(|tag| (name.to_owned(), tag.into())));
         }
-        if !self.words.is_empty() {
-            json.insert("timestamp".to_owned(), Value::from(spans(&self.words)).to_string().into());
-            json.insert("stamp_sents".to_owned(), self.sentences.iter().map(|s| self.stamped(s)).collect());
-        }
+        json.extend(stamps(&self.words, &self.sentences));
         json
     }
+}
 
-    fn stamped(&self, sentence: &Sentence) -> Value {
-        let words = self.words.get(sentence.words.clone()).unwrap_or_default();
+/// `timestamp` and `stamp_sents` of FunASR's servers, for words with the sentences that name them by index; nothing without
+/// words. `timestamp` is a string that holds a JSON list, as its clients expect.
+pub fn stamps(words: &[Token], sentences: &[Sentence]) -> Map<String, Value> {
+    if words.is_empty() {
+        return Map::new();
+    }
+    let stamped = |sentence: &Sentence| {
+        let words = words.get(sentence.words.clone()).unwrap_or_default();
         let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
         json!({
             "text_seg": texts.join(" "),
@@ -98,7 +101,11 @@ impl Correction {
             "end": sentence.end_ms,
             "ts_list": spans(words),
         })
-    }
+    };
+    Map::from_iter([
+        ("timestamp".to_owned(), Value::from(spans(words)).to_string().into()),
+        ("stamp_sents".to_owned(), sentences.iter().map(stamped).collect()),
+    ])
 }
 
 fn spans(words: &[Token]) -> Vec<Value> {

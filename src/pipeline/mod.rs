@@ -15,9 +15,9 @@ mod voice_detector;
 
 pub use crate::models::paraformer_online::StreamOptions;
 pub use crate::nn::ChunkSize;
-pub use message::{Correction, Message, Pass};
+pub use message::{Correction, Message, Pass, stamps};
 pub use network::{Network, NetworkOutput, Scores, Upsampled};
-pub use offline::{Transcriber, TranscriberOptions};
+pub use offline::{Host, Transcriber, TranscriberOptions};
 pub use online::{OnlineRecognizer, OnlineStream, Piece};
 pub use punctuator::PunctuationModel;
 pub use recognizer::{Recognition, Recognizer, Tagging, Utterance};

@@ -3,6 +3,8 @@
 //! A recording is read once, minute by minute. Only the audio of the open segment and of the segments that wait for
 //! a batch is held, so memory does not depend on the length of the recording.
 
+use std::sync::Arc;
+
 use super::held::Held;
 use super::transcript::main_language;
 use super::{
@@ -37,21 +39,36 @@ impl Default for TranscriberOptions {
 /// Everything that turns a recording into text.
 #[derive(Debug)]
 pub struct Transcriber {
-    recognizer: Recognizer,
-    detector: Option<VoiceDetector>,
-    punctuation: Option<PunctuationModel>,
+    recognizer: Arc<Recognizer>,
+    detector: Option<Arc<VoiceDetector>>,
+    punctuation: Option<Arc<PunctuationModel>>,
     options: TranscriberOptions,
+}
+
+/// What a transcription needs of whoever runs it.
+pub trait Host {
+    /// Is told how many milliseconds have been read. An error ends the transcription.
+    ///
+    /// # Errors
+    /// The host's own.
+    fn heard(&mut self, ms: u64) -> Result<()>;
+
+    /// Recognises segments, each of so many samples; the results are in order.
+    ///
+    /// # Errors
+    /// The host's own, and those of [`Recognizer::recognize`].
+    fn recognize(&mut self, segments: Vec<Vec<f32>>) -> Result<Vec<Recognition>>;
 }
 
 impl Transcriber {
     /// Joins models; without detector a recording is one segment, without punctuation the text is bare.
     pub fn new(
-        recognizer: Recognizer,
-        detector: Option<VoiceDetector>,
-        punctuation: Option<PunctuationModel>,
+        recognizer: impl Into<Arc<Recognizer>>,
+        detector: Option<Arc<VoiceDetector>>,
+        punctuation: Option<Arc<PunctuationModel>>,
         options: TranscriberOptions,
     ) -> Self {
-        Self { recognizer, detector, punctuation, options }
+        Self { recognizer: recognizer.into(), detector, punctuation, options }
     }
 
     /// Sample rate at which recordings have to be opened.
@@ -75,11 +92,19 @@ impl Transcriber {
         request: &Request,
         progress: impl FnMut(u64),
     ) -> Result<Transcript> {
+        self.transcribe_with(audio, &mut Alone { transcriber: self, request, progress })
+    }
+
+    /// [`Transcriber::transcribe`] with segments recognised where `host` likes.
+    ///
+    /// # Errors
+    /// As there, and those of the host.
+    pub fn transcribe_with(&self, audio: &mut AudioReader, host: &mut dyn Host) -> Result<Transcript> {
         let mut run =
-            Run { transcriber: self, request, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
+            Run { transcriber: self, host, pending: Vec::new(), pending_samples: 0, segments: Vec::new() };
         let duration_ms = match &self.detector {
-            Some(detector) => run.detect(detector, audio, progress)?,
-            None => run.whole(audio, progress)?,
+            Some(detector) => run.detect(detector, audio)?,
+            None => run.whole(audio)?,
         };
         let window_ms = u64::from(self.recognizer.frontend().config().frame_length);
         if duration_ms < window_ms {
@@ -92,6 +117,11 @@ impl Transcriber {
         Ok(Transcript { duration_ms, text, language, segments: run.segments, sentences })
     }
 
+    /// Samples in one padded batch, and samples that wait for one.
+    fn budget(&self) -> usize {
+        self.options.batch_seconds as usize * self.sample_rate() as usize
+    }
+
     fn punctuate(&self, segments: &[Segment]) -> Result<(String, Vec<Sentence>)> {
         if segments.iter().any(|segment| segment.punctuated) {
             return Ok(own_punctuation(segments));
@@ -100,7 +130,7 @@ impl Transcriber {
             segments.iter().map(|segment| segment.text.as_str()).filter(|text| !text.is_empty()).collect();
         let text = join_segments(&spoken);
         let Some(punctuation) = &self.punctuation else {
-            return Ok((text, segments.iter().filter_map(bare_sentence).collect()));
+            return Ok((text, by_segment(segments, bare_sentence)));
         };
         let punctuated = punctuation.punctuate(&text)?;
         let words: Vec<Token> = segments.iter().flat_map(|segment| segment.tokens.iter().cloned()).collect();
@@ -113,24 +143,68 @@ impl Transcriber {
 fn own_punctuation(segments: &[Segment]) -> (String, Vec<Sentence>) {
     let texts: Vec<&str> = segments.iter().map(|segment| segment.text.as_str()).collect();
     let cut = |segment: &Segment| sentences(&segment.tokens, &segment.text, &marks(&segment.text));
-    (join_sentences(&texts), segments.iter().flat_map(cut).collect())
+    (join_sentences(&texts), by_segment(segments, cut))
+}
+
+/// Sentences that end with their segments. Their words are counted from the start of the recording.
+fn by_segment(segments: &[Segment], cut: impl Fn(&Segment) -> Vec<Sentence>) -> Vec<Sentence> {
+    let mut before = 0;
+    let mut all = Vec::new();
+    for segment in segments {
+        let place = |Sentence { words, .. }: &mut Sentence| *words = words.start + before..words.end + before;
+        let mut cut = cut(segment);
+        cut.iter_mut().for_each(place);
+        all.append(&mut cut);
+        before += segment.tokens.len();
+    }
+    all
 }
 
 /// A segment as a sentence of its own, if anything was said.
-fn bare_sentence(segment: &Segment) -> Option<Sentence> {
-    (!segment.text.is_empty()).then(|| Sentence {
+fn bare_sentence(segment: &Segment) -> Vec<Sentence> {
+    if segment.text.is_empty() {
+        return Vec::new();
+    }
+    vec![Sentence {
         text: segment.text.clone(),
         punctuation: String::new(),
         start_ms: segment.start_ms,
         end_ms: segment.end_ms,
         words: 0..segment.tokens.len(),
-    })
+    }]
+}
+
+/// The host of a recording that is alone: its segments make the batches.
+struct Alone<'a, P> {
+    transcriber: &'a Transcriber,
+    request: &'a Request,
+    progress: P,
+}
+
+impl<P: FnMut(u64)> Host for Alone<'_, P> {
+    fn heard(&mut self, ms: u64) -> Result<()> {
+        (self.progress)(ms);
+        Ok(())
+    }
+
+    fn recognize(&mut self, segments: Vec<Vec<f32>>) -> Result<Vec<Recognition>> {
+        let lengths: Vec<usize> = segments.iter().map(Vec::len).collect();
+        let mut results = vec![Recognition::default(); segments.len()];
+        for group in batch::bucket(&lengths, self.transcriber.budget()) {
+            let utterance = |&i: &usize| Utterance { samples: &segments[i], request: self.request };
+            let utterances: Vec<Utterance> = group.iter().map(utterance).collect();
+            for (&i, result) in group.iter().zip(self.transcriber.recognizer.recognize(&utterances)?) {
+                results[i] = result;
+            }
+        }
+        Ok(results)
+    }
 }
 
 /// One recording on its way through.
 struct Run<'a> {
     transcriber: &'a Transcriber,
-    request: &'a Request,
+    host: &'a mut dyn Host,
     pending: Vec<Piece>,
     pending_samples: usize,
     segments: Vec<Segment>,
@@ -145,12 +219,7 @@ struct Piece {
 
 impl Run<'_> {
     /// Reads all audio through the detector; returns its length in ms.
-    fn detect(
-        &mut self,
-        detector: &VoiceDetector,
-        audio: &mut AudioReader,
-        mut progress: impl FnMut(u64),
-    ) -> Result<u64> {
+    fn detect(&mut self, detector: &VoiceDetector, audio: &mut AudioReader) -> Result<u64> {
         let rate = self.transcriber.sample_rate();
         let end_silence = match self.transcriber.options.max_end_silence_ms {
             Some(ms) => EndSilence::Fixed(ms),
@@ -168,7 +237,7 @@ impl Run<'_> {
                 }
             }
             let end_ms = held.end_ms();
-            progress(end_ms);
+            self.host.heard(end_ms)?;
             if last {
                 self.recognize_pending()?;
                 return Ok(end_ms);
@@ -178,7 +247,7 @@ impl Run<'_> {
     }
 
     /// Takes the whole recording as one segment; returns its length in ms.
-    fn whole(&mut self, audio: &mut AudioReader, mut progress: impl FnMut(u64)) -> Result<u64> {
+    fn whole(&mut self, audio: &mut AudioReader) -> Result<u64> {
         let rate = self.transcriber.sample_rate();
         let mut held = Held::new(rate);
         let limit = held.count(MAX_PIECE_MS);
@@ -189,7 +258,7 @@ impl Run<'_> {
             return Err(Error::audio(audio.name(), message));
         }
         let end_ms = held.end_ms();
-        progress(end_ms);
+        self.host.heard(end_ms)?;
         self.add(Piece { start_ms: 0, end_ms, samples: held.samples })?;
         self.recognize_pending()?;
         Ok(end_ms)
@@ -198,27 +267,17 @@ impl Run<'_> {
     fn add(&mut self, piece: Piece) -> Result<()> {
         self.pending_samples += piece.samples.len();
         self.pending.push(piece);
-        if self.pending_samples >= self.budget() { self.recognize_pending() } else { Ok(()) }
-    }
-
-    fn budget(&self) -> usize {
-        self.transcriber.options.batch_seconds as usize * self.transcriber.sample_rate() as usize
+        if self.pending_samples >= self.transcriber.budget() { self.recognize_pending() } else { Ok(()) }
     }
 
     fn recognize_pending(&mut self) -> Result<()> {
-        let pieces = std::mem::take(&mut self.pending);
         self.pending_samples = 0;
-        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.samples.len()).collect();
-        let mut results: Vec<Recognition> = vec![Recognition::default(); pieces.len()];
-        for group in batch::bucket(&lengths, self.budget()) {
-            let utterance = |&i: &usize| Utterance { samples: &pieces[i].samples, request: self.request };
-            let utterances: Vec<Utterance> = group.iter().map(utterance).collect();
-            for (&i, result) in group.iter().zip(self.transcriber.recognizer.recognize(&utterances)?) {
-                results[i] = result;
-            }
-        }
-        let segment = |(piece, result): (&Piece, _)| Segment::new(piece.start_ms, piece.end_ms, result);
-        self.segments.extend(pieces.iter().zip(results).map(segment));
+        let pending = std::mem::take(&mut self.pending);
+        let (spans, samples): (Vec<_>, Vec<_>) =
+            pending.into_iter().map(|piece| ((piece.start_ms, piece.end_ms), piece.samples)).unzip();
+        let results = self.host.recognize(samples)?;
+        let segment = |((start_ms, end_ms), result)| Segment::new(start_ms, end_ms, result);
+        self.segments.extend(spans.into_iter().zip(results).map(segment));
         Ok(())
     }
 }

@@ -17,3 +17,10 @@ pub struct Request {
     /// Encoded hotwords `[N, D]`; shared, since a session asks again with each segment.
     pub(super) hotwords: Option<Arc<Tensor>>,
 }
+
+impl Request {
+    /// Listens for the hotwords of another request instead of its own; they were encoded by the same model.
+    pub fn share_hotwords(&mut self, other: &Self) {
+        self.hotwords.clone_from(&other.hotwords);
+    }
+}

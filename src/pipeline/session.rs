@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -36,7 +37,7 @@ const MAX_WAITING_MS: u64 = 60_000;
 #[derive(Debug)]
 pub struct RealTime {
     online: OnlineRecognizer,
-    detector: Option<VoiceDetector>,
+    detector: Option<Arc<VoiceDetector>>,
     corrector: Option<Corrector>,
 }
 
@@ -44,9 +45,9 @@ pub struct RealTime {
 #[derive(Debug)]
 pub struct Corrector {
     /// Offline recognition of whole segments.
-    pub recognizer: Recognizer,
+    pub recognizer: Arc<Recognizer>,
     /// Punctuation of what it recognises, real-time or offline.
-    pub punctuation: Option<PunctuationModel>,
+    pub punctuation: Option<Arc<PunctuationModel>>,
 }
 
 impl Corrector {
@@ -79,6 +80,8 @@ pub struct SessionOptions {
     pub request: Request,
     /// Silence that ends a segment; by default what the detector's model says.
     pub max_end_silence_ms: Option<u32>,
+    /// Leaves the second pass out, if there is one.
+    pub first_pass_only: bool,
 }
 
 impl RealTime {
@@ -88,7 +91,7 @@ impl RealTime {
     /// A second pass without detector, or at another sample rate than the first.
     pub fn new(
         online: OnlineRecognizer,
-        detector: Option<VoiceDetector>,
+        detector: Option<Arc<VoiceDetector>>,
         corrector: Option<Corrector>,
     ) -> Result<Self> {
         let rate = online.sample_rate();
@@ -122,6 +125,7 @@ impl RealTime {
             detector.stream(rate, EndSilence::Fixed(silence))
         });
         Ok(Session {
+            corrects: self.corrector.is_some() && !options.first_pass_only,
             request: options.request.clone(),
             held: Held::new(rate),
             waiting: Vec::new(),
@@ -219,6 +223,8 @@ impl RealTime {
 #[derive(Debug)]
 pub struct Session {
     request: Request,
+    /// Whether segments have a second pass.
+    corrects: bool,
     held: Held,
     /// Pushed and not heard yet.
     waiting: Vec<f32>,
@@ -375,7 +381,7 @@ impl Session {
         let Some(Speech { beg_ms, unread }) = self.speech.take() else { return };
         let end = if models.detector.is_some() { self.held.count(end_ms) } else { self.held.end() };
         self.plan.extend([Step::Read(self.held.range(unread, end)), Step::EndRead]);
-        if models.corrector.is_some() {
+        if self.corrects {
             let samples = self.held.cut(beg_ms, end_ms);
             self.plan.push_back(Step::Correct(Segment { beg_ms, end_ms, samples, last }));
         }
