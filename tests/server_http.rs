@@ -51,7 +51,8 @@ struct Running {
 
 impl Running {
     fn start(settings: Settings) -> Self {
-        let settings = Settings { listen_ip: Ipv4Addr::LOCALHOST.into(), port: 0, drain_seconds: 1, ..settings };
+        let settings =
+            Settings { listen_ip: Ipv4Addr::LOCALHOST.into(), port: 0, drain_seconds: 1, ..settings };
         let app = App::new(ENGINE.clone(), settings, "demo").unwrap();
         let (stop, stopped) = oneshot::channel();
         let (tell, address) = std::sync::mpsc::channel();
@@ -149,7 +150,8 @@ impl<'a> Form<'a> {
     fn body(&self) -> Vec<u8> {
         let mut body = Vec::new();
         for (name, text) in &self.texts {
-            write!(body, "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n").unwrap();
+            write!(body, "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
+                .unwrap();
         }
         if let Some((field, name, bytes)) = &self.file {
             let disposition = format!("form-data; name=\"{field}\"; filename=\"{name}\"");
@@ -190,9 +192,13 @@ fn funasr_routes_answer_with_the_text() {
         assert_eq!((reply.status, reply.json()["text"].as_str()), (200, Some(TEXT)), "{path}: {reply:?}");
     }
     let json = PLAIN.post("/recognition", &Form::clip("audio", &[])).json();
-    assert_eq!((&json["code"], &json["mode"], &json["is_final"]), (&json!(0), &json!("offline"), &json!(true)));
+    assert_eq!(
+        (&json["code"], &json["mode"], &json["is_final"]),
+        (&json!(0), &json!("offline"), &json!(true))
+    );
     assert_eq!(json["wav_name"], "short_04.flac");
-    let texts: Vec<&str> = json["sentences"].as_array().unwrap().iter().filter_map(|s| s["text"].as_str()).collect();
+    let texts: Vec<&str> =
+        json["sentences"].as_array().unwrap().iter().filter_map(|s| s["text"].as_str()).collect();
     assert_eq!(texts, ["hello，", "你好，", "我是赵磊。"]);
     let stamps: Vec<[u64; 2]> = serde_json::from_str(json["timestamp"].as_str().unwrap()).unwrap();
     assert_eq!(stamps.len(), 7);
@@ -254,7 +260,13 @@ fn wrong_forms_are_refused_in_the_form_of_the_route() {
         ("no form", "application/json", b"{}".to_vec(), &[400, 415], "not a form"),
         ("no boundary", "multipart/form-data", b"x".to_vec(), &[400], "boundary"),
         ("empty form", &kind, Form::default().body(), &[400, 422], "required"),
-        ("only text", &kind, Form { texts: vec![("model", "demo")], file: None }.body(), &[400, 422], "required"),
+        (
+            "only text",
+            &kind,
+            Form { texts: vec![("model", "demo")], file: None }.body(),
+            &[400, 422],
+            "required",
+        ),
         ("cut off", &kind, Form::clip("file", &[]).body()[..2000].to_vec(), &[400], "malformed"),
         ("second file", &kind, second(), &[400], "second file"),
         ("switch", &kind, Form::clip("file", &[("itn", "perhaps")]).body(), &[400], "itn"),
@@ -385,7 +397,10 @@ fn jobs_tell_their_progress_and_keep_their_result() {
     assert!(events.text.contains("event: completed"), "{events:?}");
     let last: Value = serde_json::from_str(events.events().last().unwrap()).unwrap();
     assert_eq!((&last["status"], &last["processed_ms"]), (&json!("completed"), &json!(3792)));
-    assert_eq!((&last["result"]["text"], &last["result"]["words"][0]["word"]), (&json!(TEXT), &json!("hello")));
+    assert_eq!(
+        (&last["result"]["text"], &last["result"]["words"][0]["word"]),
+        (&json!(TEXT), &json!("hello"))
+    );
     assert_eq!(PLAIN.get(&path).json(), last);
     assert_eq!(Reply::of(agent().delete(PLAIN.url(&path)).call()).status, 204);
     for path in [&path, "/v1/jobs/x", "/v1/jobs/x/events"] {
@@ -547,7 +562,9 @@ fn realtime_items_end_with_their_speaker() {
         let stopped = kinds.iter().position(|&kind| kind == "input_audio_buffer.speech_stopped").unwrap();
         assert!(kinds[1..stopped].iter().all(|&kind| kind == delta) && stopped > 1, "{kinds:?}");
         let id = events[0]["item_id"].clone();
-        assert!(events.iter().filter(|event| event["item_id"].is_string()).all(|event| event["item_id"] == id));
+        assert!(
+            events.iter().filter(|event| event["item_id"].is_string()).all(|event| event["item_id"] == id)
+        );
         items.push((id, events.last().unwrap()["transcript"].clone()));
     }
     assert_ne!(items[0].0, items[1].0);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::extract::multipart::{Field, Multipart, MultipartError, MultipartRejection};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
-use super::{App, Refusal, Upload};
+use super::{App, Refusal, Settings, Upload};
 use crate::audio::RAW_PCM_RATE;
 use crate::decode::hotwords::Hotwords;
 use crate::engine::{Ask, AudioFormat, Recording};
@@ -21,6 +21,8 @@ const MAX_TEXT_BYTES: usize = 256 << 10;
 const MAX_PARTS: usize = 100;
 /// Slower senders, on the average, hold a connection for nothing.
 const MIN_BYTES_PER_SECOND: u64 = 1024;
+/// How long what remains of a refused form is skipped.
+const LINGER: Duration = Duration::from_secs(2);
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(250);
 
@@ -44,7 +46,17 @@ impl Form {
             Refusal::new(rejection.status(), format!("not a form: {}", rejection.body_text()))
         };
         let mut parts = Multipart::from_request(request, app).await.map_err(no_form)?;
-        let settings = app.settings();
+        let form = Self::read(&mut parts, app.settings()).await;
+        if form.as_ref().is_err_and(|refusal| refusal.status != StatusCode::REQUEST_TIMEOUT) {
+            // A client reads the answer when it has sent everything: what remains is skipped for a moment, since closing
+            // before would reset the connection under it.
+            let rest = async { while let Ok(Some(_)) = parts.next_field().await {} };
+            let _ = timeout(LINGER, rest).await;
+        }
+        form
+    }
+
+    async fn read(parts: &mut Multipart, settings: &Settings) -> Result<Self> {
         let deadline = Instant::now() + Duration::from_secs(settings.idle_seconds);
         let (mut form, mut pace) = (Self::default(), Pace { deadline, bytes: 0 });
         for _ in 0..MAX_PARTS {

@@ -30,10 +30,9 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 fn head() -> OpenApi {
-    let info = InfoBuilder::new()
-        .title("funasr-candle")
-        .version(env!("CARGO_PKG_VERSION"))
-        .description(Some("Speech recognition: FunASR's HTTP services, OpenAI's, and jobs for long recordings."));
+    let info = InfoBuilder::new().title("funasr-candle").version(env!("CARGO_PKG_VERSION")).description(
+        Some("Speech recognition: FunASR's HTTP services, OpenAI's, and jobs for long recordings."),
+    );
     let mut document = OpenApiBuilder::new().info(info).build();
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     document.components.get_or_insert_default().add_security_scheme("key", bearer);

@@ -212,7 +212,10 @@ async fn show(Extension(jobs): Extension<Arc<Jobs>>, Path(id): Path<String>) -> 
 #[utoipa::path(
     delete, path = "/v1/jobs/{id}", tag = "Jobs", params(("id" = String, Path)),
     responses((status = 204, description = "Gone"), (status = 404, body = OpenAiError)))]
-async fn remove(Extension(jobs): Extension<Arc<Jobs>>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
+async fn remove(
+    Extension(jobs): Extension<Arc<Jobs>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
     jobs.find(&id)?;
     let removed = id.parse().ok().and_then(|id: Uuid| jobs.table().remove(&id));
     if let Some(job) = removed {

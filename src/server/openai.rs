@@ -34,10 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(transcribe))
-        .routes(routes!(list_models))
-        .routes(routes!(show_model))
+    OpenApiRouter::new().routes(routes!(transcribe)).routes(routes!(list_models)).routes(routes!(show_model))
 }
 
 /// The form of a transcription. Fields that it does not name are ignored.

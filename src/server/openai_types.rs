@@ -99,7 +99,8 @@ impl From<&Transcript> for Transcription {
 impl VerboseTranscription {
     /// Of a recording whose language was `told`.
     pub fn new(transcript: &Transcript, told: &str, asked: Granularities) -> Self {
-        let words = || transcript.segments.iter().flat_map(|segment| &segment.tokens).map(Word::from).collect();
+        let words =
+            || transcript.segments.iter().flat_map(|segment| &segment.tokens).map(Word::from).collect();
         Self {
             task: "transcribe",
             language: transcript.language.clone().unwrap_or_else(|| told.to_owned()),

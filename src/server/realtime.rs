@@ -97,6 +97,8 @@ impl Conversation {
         let idle = Duration::from_secs(self.app.settings().idle_seconds);
         let mut draining = self.app.draining();
         loop {
+            // The value watched is a lock, which must not be held meanwhile.
+            let drained = async { drop(draining.wait_for(|draining| *draining).await) };
             let heard = async {
                 match &mut self.turn {
                     Some(turn) => turn.output.next().await,
@@ -114,7 +116,7 @@ impl Conversation {
                     Ok(Some(Ok(Frame::Close(_)) | Err(_)) | None) => return Err(Left),
                     Err(_) => return self.close(close_code::POLICY, "nothing was sent for too long").await,
                 },
-                _ = draining.wait_for(|draining| *draining) => {
+                () = drained => {
                     self.end_turn().await?;
                     return self.close(close_code::AWAY, "the server is shutting down").await;
                 }
@@ -131,7 +133,9 @@ impl Conversation {
         let id = event["event_id"].as_str().map(str::to_owned);
         let done = match event["type"].as_str() {
             Some("session.update") => self.update(&event, "session.updated").await?,
-            Some("transcription_session.update") => self.update(&event, "transcription_session.updated").await?,
+            Some("transcription_session.update") => {
+                self.update(&event, "transcription_session.updated").await?
+            }
             Some("input_audio_buffer.append") => self.append(&event).await?,
             Some("input_audio_buffer.commit") => self.commit().await?,
             Some("input_audio_buffer.clear") => {
@@ -198,7 +202,8 @@ impl Conversation {
     async fn commit(&mut self) -> Result<Result<(), Refusal>, Left> {
         let ms = self.turn.as_ref().map_or(0, Turn::pushed_ms);
         if ms < MIN_COMMIT_MS {
-            let message = format!("{ms} ms of audio are too little to commit; {MIN_COMMIT_MS} ms are the least");
+            let message =
+                format!("{ms} ms of audio are too little to commit; {MIN_COMMIT_MS} ms are the least");
             return Ok(Err(Refusal::bad_request(message)));
         }
         self.end_turn().await?;
@@ -258,7 +263,12 @@ impl Conversation {
     }
 
     /// A message of a sentence that is an item of its own, said when so much had been appended.
-    async fn tell_sentence(&mut self, open: &mut Option<Item>, message: Message, noticed_ms: u64) -> Result<(), Left> {
+    async fn tell_sentence(
+        &mut self,
+        open: &mut Option<Item>,
+        message: Message,
+        noticed_ms: u64,
+    ) -> Result<(), Left> {
         let begins = open.is_none() && !message.text.is_empty();
         match message.pass {
             Pass::Streaming { .. } if message.text.is_empty() => Ok(()),
@@ -276,7 +286,8 @@ impl Conversation {
                     return Ok(());
                 }
                 let item = open.take().unwrap_or_else(Item::new);
-                let [start_ms, end_ms] = [correction.start_ms, correction.end_ms].map(|ms| self.before_ms + ms);
+                let [start_ms, end_ms] =
+                    [correction.start_ms, correction.end_ms].map(|ms| self.before_ms + ms);
                 if begins {
                     self.say(speech_started(&item.id, start_ms)).await?;
                 }
@@ -306,10 +317,12 @@ impl Conversation {
         self.commit_item(&item.id).await?;
         if let Some(refusal) = failed {
             let error = refusal.openai();
-            return self.say(json!({
-                "type": "conversation.item.input_audio_transcription.failed",
-                "item_id": item.id, "content_index": 0, "error": error,
-            })).await;
+            return self
+                .say(json!({
+                    "type": "conversation.item.input_audio_transcription.failed",
+                    "item_id": item.id, "content_index": 0, "error": error,
+                }))
+                .await;
         }
         if !item.text.is_empty() {
             self.say(delta(&item.id, &item.text)).await?;
@@ -333,7 +346,8 @@ impl Conversation {
         self.say(json!({
             "type": "conversation.item.input_audio_transcription.completed",
             "item_id": id, "content_index": 0, "transcript": transcript, "usage": Usage::of_ms(ms),
-        })).await
+        }))
+        .await
     }
 
     async fn refuse(&mut self, event_id: Option<String>, refusal: &Refusal) -> Result<(), Left> {
@@ -454,7 +468,9 @@ impl Settings {
             settings.transcription(&transcription);
         }
         let detection = [(input, "turn_detection"), (session, "turn_detection")];
-        if let Some((_, detection)) = detection.iter().find_map(|(of, key)| of.as_object()?.get_key_value(*key)) {
+        if let Some((_, detection)) =
+            detection.iter().find_map(|(of, key)| of.as_object()?.get_key_value(*key))
+        {
             settings.turns = Turns::read(detection)?;
         }
         Ok(settings)
@@ -502,7 +518,8 @@ impl Settings {
             Turns::ByCommit => Value::Null,
             Turns::BySilence(ms) => json!({ "type": "server_vad", "silence_duration_ms": ms }),
         };
-        let transcription = json!({ "model": self.model, "language": self.language, "prompt": self.hotwords });
+        let transcription =
+            json!({ "model": self.model, "language": self.language, "prompt": self.hotwords });
         json!({ "audio": { "input": {
             "format": format, "transcription": transcription, "turn_detection": detection,
             "noise_reduction": null,
@@ -580,7 +597,9 @@ mod tests {
 
     #[test]
     fn g711_decodes_to_the_values_of_the_standard() {
-        for (byte, linear) in [(0xff, 0), (0x7f, 0), (0x80, 32124), (0x00, -32124), (0xf0, 120), (0x8f, 16764)] {
+        for (byte, linear) in
+            [(0xff, 0), (0x7f, 0), (0x80, 32124), (0x00, -32124), (0xf0, 120), (0x8f, 16764)]
+        {
             assert_eq!(mu_law(byte), linear, "mu-law {byte:#x}");
         }
         for (byte, linear) in [(0xd5, 8), (0x55, -8), (0xaa, 32256), (0x2a, -32256), (0x85, 5504)] {

@@ -19,7 +19,8 @@ const FILES: &[(&str, &str, &str)] = &[
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// The page loads nothing from elsewhere and talks to this server alone.
-const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; frame-ancestors 'none'";
+const POLICY: &str =
+    "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; frame-ancestors 'none'";
 
 /// The page itself, for `GET /`.
 pub async fn page() -> Response {

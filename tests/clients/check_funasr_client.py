@@ -27,10 +27,7 @@ async def offline(clip, kind):
 
 
 async def online(clip):
-    replies = [
-        m
-        async for m in async_file_asr_stream(clip["wav"], checks.ws_url, mode="online", chunk_size=(0, 10, 5))
-    ]
+    replies = [m async for m in async_file_asr_stream(clip["wav"], checks.ws_url, mode="online")]
     equal("".join(m["text"] for m in replies), clip["online"])
 
 

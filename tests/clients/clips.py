@@ -38,16 +38,18 @@ def write_forms(path, folder):
     return {name: str(form) for name, form in forms.items()}
 
 
+def messages_of(binary, path, *options):
+    """What a live session says, with the chunks that FunASR's clients ask for."""
+    lines = run(binary, "stream", "--chunk-size", "5,10,5", *options, path).splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def said(binary, path):
     """What the command line prints for the clip: whole, in two passes, streaming."""
     whole = json.loads(run(binary, "transcribe", "--format", "json", path))
-    messages = [
-        json.loads(line) for line in run(binary, "stream", "--chunk-size", "5,10,5", path).splitlines()
-    ]
+    messages = messages_of(binary, path)
     corrected = [m for m in messages if m["mode"] == "2pass-offline"]
-    online = [
-        json.loads(line)["text"] for line in run(binary, "stream", "--mode", "online", path).splitlines()
-    ]
+    online = messages_of(binary, path, "--mode", "online", "--vad-model", "fsmn-vad")
     return {
         "text": whole["text"],
         "duration_ms": whole["duration_ms"],
@@ -56,7 +58,7 @@ def said(binary, path):
         "vtt": run(binary, "transcribe", "--format", "vtt", path),
         "two_pass": "".join(m["text"] for m in corrected),
         "two_pass_times": [pair for m in corrected for pair in json.loads(m.get("timestamp", "[]"))],
-        "online": "".join(online),
+        "online": "".join(m["text"] for m in online),
     }
 
 

@@ -113,8 +113,7 @@ def main():
         )
         url = stack.enter_context(server(binary, out / "server.log"))
         (work / "keys").write_text(KEY + "\n")
-        (work / "locked.toml").write_text(f'api_keys = "{work / "keys"}"\n')
-        locked = stack.enter_context(server(binary, out / "locked.log", "--config", work / "locked.toml"))
+        locked = stack.enter_context(server(binary, out / "locked.log", "--api-keys", work / "keys"))
         options = ["--url", url, "--locked-url", locked, "--clips", work / "expected.json", "--out", out]
         counts = [check(client, pythons[client], options) for client in arguments.only]
     passed, failed = (sum(column) for column in zip(*counts))
