@@ -1,5 +1,6 @@
 //! The one error type of the library. Every message is a single line that names what failed and where.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// Result of every fallible public function.
@@ -92,4 +93,17 @@ impl Error {
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io { path: path.as_ref().display().to_string(), source }
     }
+}
+
+/// Runs `work`; a panic in it becomes an error. What it changed is to be dropped then.
+///
+/// # Errors
+/// Those of `work`, and [`Error::Inference`] with what a panic says.
+pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        tracing::error!(panic = text, "a request panicked");
+        Err(Error::inference(format!("internal error: {text}")))
+    })
 }

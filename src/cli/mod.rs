@@ -72,10 +72,18 @@ impl Cli {
         }
     }
 
+    /// A server logs each request.
+    fn serves(&self) -> bool {
+        #[cfg(feature = "server")]
+        return matches!(self.command, Command::Serve(_));
+        #[cfg(not(feature = "server"))]
+        false
+    }
+
     fn start_log(&self) {
         // The audio decoders log every oddity of a file; what matters comes back as an error or our own warning.
-        let filter =
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,symphonia=off"));
+        let level = if self.serves() { "info,symphonia=off" } else { "warn,symphonia=off" };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => log.without_time().with_target(false).init(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Stats;
-use super::guard::{guarded, spawn, step_back};
+use super::threads::{spawn, step_back};
 use crate::error::{Error, Result};
 use crate::pipeline::{Recognition, Request, Utterance, batch};
 
@@ -109,30 +109,19 @@ fn next_batch(waiting: &mut Vec<Item>, budget: Budget) -> Vec<Item> {
     batch
 }
 
-/// Answers every segment. If a batch fails, each is tried alone, so that one cannot take the others with it.
-fn run(batch: Vec<Item>, recognize: &Recognize, stats: &Stats) {
+/// Answers every segment.
+fn run(mut batch: Vec<Item>, recognize: &Recognize, stats: &Stats) {
     stats.file_batches.observe(batch.len() as f64);
-    let utterances: Vec<Utterance> = batch.iter().map(Item::utterance).collect();
-    match guarded(|| recognize(&utterances)) {
-        Ok(results) => batch.iter().zip(results).for_each(|(item, result)| item.answer(Ok(result))),
-        Err(error) if batch.len() == 1 => {
-            batch.iter().for_each(|item| item.answer(Err(Error::inference(&error))))
-        }
-        Err(_) => batch.iter().for_each(|item| {
-            let result = guarded(|| recognize(&[item.utterance()]));
-            item.answer(result.map(|mut results| results.pop().unwrap_or_default()));
-        }),
-    }
+    let results = batch::confined(&mut batch, |batch| {
+        recognize(&batch.iter().map(Item::utterance).collect::<Vec<_>>())
+    });
+    // A recording that has failed or was cancelled waits no more.
+    batch.iter().zip(results).for_each(|(item, result)| drop(item.reply.send((item.place, result))));
 }
 
 impl Item {
     fn utterance(&self) -> Utterance<'_> {
         Utterance { samples: &self.samples, request: &self.request }
-    }
-
-    /// A recording that has failed or was cancelled waits no more.
-    fn answer(&self, result: Result<Recognition>) {
-        let _ = self.reply.send((self.place, result));
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError, bounded};
+use rayon::ThreadPoolBuilder;
 
 use super::batcher::{Batcher, Budget};
-use super::guard::{guarded, spawn, step_back};
+use super::threads::{spawn, step_back};
 use super::{EngineOptions, Stats};
 use crate::audio::AudioReader;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, catch};
 use crate::pipeline::{Host, Recognition, Request, Transcriber, Transcript, Utterance};
 
 /// Cores that one batch keeps busy; with more of them, more batches run at once.
@@ -99,11 +100,16 @@ impl Files {
     pub fn start(transcriber: Transcriber, options: &EngineOptions, stats: &Arc<Stats>) -> Result<Self> {
         let transcriber = Arc::new(transcriber);
         let recognizer = transcriber.clone();
+        let pool =
+            ThreadPoolBuilder::new().num_threads(options.threads).start_handler(|_| step_back()).build();
+        let pool = pool.map_err(|cause| Error::Device(format!("threads: {cause}")))?;
         let samples = options.batch_seconds as usize * transcriber.sample_rate() as usize;
         let batcher = Batcher::start(
             options.threads.div_ceil(CORES_PER_BATCH),
             Budget { samples, wait: options.batch_wait },
-            Arc::new(move |utterances: &[Utterance]| recognizer.recognizer().recognize(utterances)),
+            Arc::new(move |utterances: &[Utterance]| {
+                pool.install(|| recognizer.recognizer().recognize(utterances))
+            }),
             stats,
         )?;
         let (queue, tasks) = bounded::<Task>(options.queue.max(1));
@@ -157,7 +163,7 @@ impl Worker {
             return;
         }
         self.stats.files_running.add(1);
-        let result = guarded(|| self.transcribe(recording, request, &progress));
+        let result = catch(|| self.transcribe(recording, request, &progress));
         self.stats.files_running.add(-1);
         let count = match &result {
             _ if progress.cancelled.load(Ordering::Relaxed) => &self.stats.files_cancelled,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use async_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::guard::{guarded, spawn};
+use super::threads::spawn;
 use super::{EngineOptions, Stats};
 use crate::audio::Resampler;
 use crate::error::{Error, Result};
@@ -264,10 +264,12 @@ impl Owner {
         let mut due: Vec<&mut Slot> = self.slots.iter_mut().filter(|slot| slot.due.is_some()).collect();
         self.stats.live_batches.observe(due.len() as f64);
         let mut sessions: Vec<&mut Session> = due.iter_mut().map(|slot| &mut slot.session).collect();
-        let said = guarded(|| self.pool.install(|| self.models.advance(&mut sessions)));
-        match said {
-            Ok(said) => due.iter_mut().zip(said).for_each(|(slot, messages)| slot.say(messages)),
-            Err(error) => due.iter_mut().for_each(|slot| slot.fail(&error)),
+        let said = self.pool.install(|| self.models.advance_each(&mut sessions));
+        for (slot, messages) in due.iter_mut().zip(said) {
+            match messages {
+                Ok(messages) => slot.say(messages),
+                Err(error) => slot.fail(error),
+            }
         }
     }
 }
@@ -299,7 +301,7 @@ impl Slot {
                     let ms = samples.len() as u64 * 1000 / u64::from(rate);
                     self.stats.live_audio_ms.fetch_add(ms, std::sync::atomic::Ordering::Relaxed);
                     if let Err(error) = self.session.push(&samples) {
-                        self.fail(&error);
+                        self.fail(error);
                         return false;
                     }
                     arrived
@@ -326,9 +328,9 @@ impl Slot {
         }
     }
 
-    fn fail(&mut self, error: &Error) {
+    fn fail(&mut self, error: Error) {
         self.stats.sessions_failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let _ = self.output.try_send(Err(Error::inference(error)));
+        let _ = self.output.try_send(Err(error));
         self.output.close();
     }
 }

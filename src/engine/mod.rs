@@ -12,9 +12,9 @@
 
 mod batcher;
 mod files;
-mod guard;
 mod live;
 mod stats;
+mod threads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::device::Compute;
-use crate::error::Result;
+use crate::error::{Error, Result, catch};
 use crate::frontend::Features;
 use crate::nn::Lengths;
 
@@ -20,6 +20,23 @@ pub fn bucket(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
         }
     }
     groups
+}
+
+/// Does `work` on all items together. If that fails or panics, it is done on each alone, so that none fails for another;
+/// a `work` that fails must have changed nothing.
+pub fn confined<T, R>(items: &mut [T], work: impl Fn(&mut [T]) -> Result<Vec<R>>) -> Vec<Result<R>> {
+    if items.is_empty() {
+        return Vec::new();
+    }
+    match catch(|| work(items)) {
+        Ok(results) => results.into_iter().map(Ok).collect(),
+        Err(error) if items.len() == 1 => vec![Err(error)],
+        Err(_) => items.chunks_mut(1).map(|item| catch(|| only(work(item)?))).collect(),
+    }
+}
+
+fn only<R>(mut results: Vec<R>) -> Result<R> {
+    results.pop().ok_or_else(|| Error::inference("a batch of one has no result"))
 }
 
 /// Feature rows as one tensor `[B, T, D]`, zero after the end of each item.

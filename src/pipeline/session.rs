@@ -15,12 +15,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::batch::confined;
 use super::held::Held;
 use super::{
     Correction, DetectorStream, Message, OnlineRecognizer, OnlineStream, Pass, PunctuationModel, Recognition,
     Recognizer, Request, StreamOptions, Tags, Utterance, VoiceDetector,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, catch};
 use crate::punctuation::realtime::Cache;
 use crate::text::Token;
 use crate::text::join::PartialJoin;
@@ -139,6 +140,7 @@ impl RealTime {
             sentence: Sentence::default(),
             messages: Vec::new(),
             end: End::Open,
+            fault: None,
         })
     }
 
@@ -147,15 +149,24 @@ impl RealTime {
     /// # Errors
     /// [`Error::Inference`], with the op that failed; the sessions are then of no further use.
     pub fn advance(&self, sessions: &mut [&mut Session]) -> Result<Vec<Vec<Message>>> {
+        self.advance_each(sessions).into_iter().collect()
+    }
+
+    /// The same with a result for each session: one that fails, or panics, is at its end, and the others are as if they
+    /// had been without it.
+    pub fn advance_each(&self, sessions: &mut [&mut Session]) -> Vec<Result<Vec<Message>>> {
         loop {
-            let heard =
-                sessions.par_iter_mut().map(|session| session.hear(self)).collect::<Result<Vec<_>>>()?;
-            while self.stream(sessions)? | self.correct(sessions)? {}
+            let heard = sessions.par_iter_mut().map(|session| {
+                let heard = catch(|| session.hear(self));
+                session.unless_failed(heard).unwrap_or(false)
+            });
+            let heard: Vec<bool> = heard.collect();
+            while self.stream(sessions) | self.correct(sessions) {}
             if !heard.contains(&true) {
                 break;
             }
         }
-        Ok(sessions.iter_mut().map(|session| session.take_messages()).collect())
+        sessions.iter_mut().map(|session| session.take_messages()).collect()
     }
 
     /// Pushes `samples` to one session, ends it after them if they are the `last`, and returns what it has to say.
@@ -177,45 +188,55 @@ impl RealTime {
     }
 
     /// One chunk of the first pass for every session that is due; false if none is.
-    fn stream(&self, sessions: &mut [&mut Session]) -> Result<bool> {
+    fn stream(&self, sessions: &mut [&mut Session]) -> bool {
         let mut due: Vec<&mut Session> = Vec::new();
         for session in sessions.iter_mut() {
-            if session.wants_step()? {
+            let wants_step = session.wants_step();
+            if session.unless_failed(wants_step) == Some(true) {
                 due.push(&mut **session);
             }
         }
-        let mut streams: Vec<&mut OnlineStream> = due.iter_mut().map(|session| &mut session.stream).collect();
-        if streams.is_empty() {
-            return Ok(false);
+        let steps = confined(&mut due, |due| self.step(due));
+        for (session, tokens) in due.iter_mut().zip(steps) {
+            if let Some(tokens) = session.unless_failed(tokens) {
+                session.say_partial(&tokens);
+            }
         }
-        let tokens = self.online.step(&mut streams)?;
-        for (session, tokens) in due.iter_mut().zip(tokens) {
-            session.say_partial(&tokens);
+        !due.is_empty()
+    }
+
+    /// Runs copies of the streams, so that a step that fails has not happened.
+    fn step(&self, due: &mut [&mut Session]) -> Result<Vec<Vec<Token>>> {
+        let mut streams: Vec<OnlineStream> = due.iter().map(|session| session.stream.clone()).collect();
+        let tokens = self.online.step(&mut streams.iter_mut().collect::<Vec<_>>())?;
+        for (session, stream) in due.iter_mut().zip(streams) {
+            session.stream = stream;
         }
-        Ok(true)
+        Ok(tokens)
     }
 
     /// The second pass for every session whose segment has ended; false if there is none.
-    fn correct(&self, sessions: &mut [&mut Session]) -> Result<bool> {
-        let Some(corrector) = &self.corrector else { return Ok(false) };
+    fn correct(&self, sessions: &mut [&mut Session]) -> bool {
+        let Some(corrector) = &self.corrector else { return false };
         let mut due: Vec<(&mut Session, Segment)> = Vec::new();
         for session in sessions.iter_mut() {
             if let Some(segment) = session.take_segment() {
                 due.push((session, segment));
             }
         }
-        let utterances: Vec<Utterance> = due
-            .iter()
-            .map(|(session, segment)| Utterance { samples: &segment.samples, request: &session.request })
-            .collect();
-        if utterances.is_empty() {
-            return Ok(false);
+        let recognitions = confined(&mut due, |due| {
+            let utterances: Vec<Utterance> = due
+                .iter()
+                .map(|(session, segment)| Utterance { samples: &segment.samples, request: &session.request })
+                .collect();
+            corrector.recognizer.recognize(&utterances)
+        });
+        for ((session, segment), recognition) in due.iter_mut().zip(recognitions) {
+            let said = recognition
+                .and_then(|recognition| catch(|| session.say_correction(corrector, segment, recognition)));
+            session.unless_failed(said);
         }
-        let recognitions = corrector.recognizer.recognize(&utterances)?;
-        for ((session, segment), recognition) in due.into_iter().zip(recognitions) {
-            session.say_correction(corrector, &segment, recognition)?;
-        }
-        Ok(true)
+        !due.is_empty()
     }
 }
 
@@ -239,6 +260,8 @@ pub struct Session {
     sentence: Sentence,
     messages: Vec<Message>,
     end: End,
+    /// Why it cannot go on.
+    fault: Option<Error>,
 }
 
 /// Where streaming stands in the open segment.
@@ -409,6 +432,17 @@ impl Session {
         Ok(true)
     }
 
+    /// Remembers an error as the end of the session.
+    fn unless_failed<T>(&mut self, result: Result<T>) -> Option<T> {
+        result
+            .map_err(|fault| {
+                self.plan.clear();
+                self.end = End::Told;
+                self.fault.get_or_insert(fault);
+            })
+            .ok()
+    }
+
     fn take_segment(&mut self) -> Option<Segment> {
         match self.plan.pop_front()? {
             Step::Correct(segment) => Some(segment),
@@ -450,7 +484,10 @@ impl Session {
     }
 
     /// What was said; at the end of the session the last message is marked, or an empty one made.
-    fn take_messages(&mut self) -> Vec<Message> {
+    fn take_messages(&mut self) -> Result<Vec<Message>> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
         if let End::Heard(unit) = self.end {
             self.end = End::Told;
             if self.messages.len() <= unit {
@@ -460,6 +497,6 @@ impl Session {
                 message.is_final = true;
             }
         }
-        std::mem::take(&mut self.messages)
+        Ok(std::mem::take(&mut self.messages))
     }
 }

@@ -2,13 +2,76 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::engine::EngineOptions;
 use crate::error::{Error, Result};
 
 /// Most bytes of a configuration file.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// A configuration file. An unknown key is an error.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How clients are served.
+    pub server: Settings,
+    /// How much is done at once.
+    pub engine: EngineSettings,
+    /// Which models.
+    pub models: ModelNames,
+}
+
+/// Names or folders of models; what is not named has a default.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelNames {
+    /// Offline recognition.
+    pub model: Option<String>,
+    /// Streaming recognition.
+    pub online_model: Option<String>,
+    /// Voice detection.
+    pub vad_model: Option<String>,
+    /// Punctuation of recordings.
+    pub punc_model: Option<String>,
+    /// Punctuation of live sentences.
+    pub realtime_punc_model: Option<String>,
+}
+
+/// [`EngineOptions`] that are not left to the machine.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSettings {
+    /// Recordings that are decoded at once.
+    pub workers: Option<usize>,
+    /// Recordings that may wait.
+    pub queue: Option<usize>,
+    /// Audio in one padded batch of segments.
+    pub batch_seconds: Option<u32>,
+    /// How long a batch that is not full waits for other requests.
+    pub batch_wait_ms: Option<u64>,
+    /// Longest recording.
+    pub max_audio_seconds: Option<u64>,
+    /// Live sessions at once.
+    pub max_sessions: Option<usize>,
+}
+
+impl EngineSettings {
+    /// The options, with so many threads if they are given.
+    pub fn options(&self, threads: Option<u16>) -> EngineOptions {
+        let mut options = EngineOptions::default();
+        options.threads = threads.map_or(options.threads, usize::from);
+        options.workers = self.workers.unwrap_or(options.workers).max(1);
+        options.queue = self.queue.unwrap_or(options.queue);
+        options.batch_seconds = self.batch_seconds.unwrap_or(options.batch_seconds).max(1);
+        options.batch_wait = self.batch_wait_ms.map_or(options.batch_wait, Duration::from_millis);
+        options.max_audio = self.max_audio_seconds.map_or(options.max_audio, Duration::from_secs);
+        options.max_sessions = self.max_sessions.unwrap_or(options.max_sessions);
+        options
+    }
+}
 
 /// The mode of a FunASR client that names none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -24,7 +87,7 @@ pub enum Mode {
     TwoPass,
 }
 
-/// Everything but the models. An unknown key is an error.
+/// How clients are served.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -54,6 +117,8 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// Bytes of one WebSocket message.
     pub max_message_bytes: usize,
+    /// Seconds that a client may take over a TLS handshake, or the head of a request.
+    pub head_seconds: u64,
     /// Seconds without a sign of life after which a connection is closed.
     pub idle_seconds: u64,
     /// Requests a minute from one address; 0 for any number.
@@ -79,6 +144,7 @@ impl Default for Settings {
             max_upload_bytes: 512 << 20,
             // As the C++ servers.
             max_message_bytes: 32_000_000,
+            head_seconds: 10,
             idle_seconds: 120,
             requests_per_minute: 0,
             drain_seconds: 60,
@@ -86,12 +152,12 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    /// Reads a TOML file of type `T`.
+impl Config {
+    /// Reads a TOML file.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Config`] naming the line and the key.
-    pub fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
+    pub fn read(path: &Path) -> Result<Self> {
         let size = path.metadata().map_err(|cause| Error::io(path, cause))?.len();
         if size > MAX_BYTES {
             return Err(Error::config(path, format!("larger than {MAX_BYTES} bytes: not a configuration")));

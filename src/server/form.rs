@@ -1,12 +1,15 @@
 //! Forms with a recording (`multipart/form-data`), everything bounded, and the transcription that they order.
 
+use std::error::Error;
+use std::io;
+use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::multipart::{Field, Multipart, MultipartError, MultipartRejection};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{App, Refusal, Settings, Upload};
 use crate::audio::RAW_PCM_RATE;
@@ -19,8 +22,6 @@ use crate::pipeline::{Language, Transcript};
 const MAX_TEXT_BYTES: usize = 256 << 10;
 /// Parts of a form.
 const MAX_PARTS: usize = 100;
-/// Slower senders, on the average, hold a connection for nothing.
-const MIN_BYTES_PER_SECOND: u64 = 1024;
 /// How long what remains of a refused form is skipped.
 const LINGER: Duration = Duration::from_secs(2);
 /// How often progress is told.
@@ -57,16 +58,15 @@ impl Form {
     }
 
     async fn read(parts: &mut Multipart, settings: &Settings) -> Result<Self> {
-        let deadline = Instant::now() + Duration::from_secs(settings.idle_seconds);
-        let (mut form, mut pace) = (Self::default(), Pace { deadline, bytes: 0 });
+        let mut form = Self::default();
         for _ in 0..MAX_PARTS {
-            let Some(part) = pace.within(parts.next_field()).await? else { return Ok(form) };
+            let Some(part) = parts.next_field().await.map_err(|e| malformed(&e))? else { return Ok(form) };
             let name = part.name().unwrap_or_default().to_owned();
             if part.file_name().is_none() && !matches!(name.as_str(), "file" | "audio") {
-                let text = text(part, &mut pace, &name).await?;
+                let text = text(part, &name).await?;
                 form.texts.push((name, text));
             } else if form.file.is_none() {
-                form.file = Some(file(part, &mut pace, settings.max_upload_bytes).await?);
+                form.file = Some(file(part, settings.max_upload_bytes).await?);
             } else {
                 return Err(Refusal::bad_request(format!("{name}: a second file; one recording is taken")));
             }
@@ -202,33 +202,22 @@ pub fn language(told: &str) -> Language {
     code.parse().unwrap_or_default()
 }
 
-/// Holds a sender to a least speed.
-struct Pace {
-    /// For a sender of nothing.
-    deadline: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    async fn within<T>(
-        &mut self,
-        received: impl Future<Output = std::result::Result<T, MultipartError>>,
-    ) -> Result<T> {
-        let deadline = self.deadline + Duration::from_secs(self.bytes / MIN_BYTES_PER_SECOND);
-        let malformed = |error: MultipartError| {
-            Refusal::new(error.status(), format!("malformed form: {}", error.body_text()))
-        };
-        match timeout_at(deadline, received).await {
-            Ok(received) => received.map_err(malformed),
-            Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the form arrives too slowly")),
-        }
+/// What a form that breaks off says. [`pace`](super::pace) ends those that stall.
+fn malformed(error: &MultipartError) -> Refusal {
+    let causes = successors(error.source(), |cause| cause.source());
+    let is_slow = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
+    if causes.clone().any(|cause| cause.downcast_ref().is_some_and(is_slow)) {
+        return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the form arrives too slowly");
     }
+    // Whatever is wrong with a body is the client's doing.
+    let status = Some(error.status()).filter(|status| status.is_client_error());
+    let cause = causes.last().map(ToString::to_string).unwrap_or_default();
+    Refusal::new(status.unwrap_or(StatusCode::BAD_REQUEST), format!("malformed form: {cause}"))
 }
 
-async fn text(mut part: Field<'_>, pace: &mut Pace, name: &str) -> Result<String> {
+async fn text(mut part: Field<'_>, name: &str) -> Result<String> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = pace.within(part.chunk()).await? {
-        pace.bytes += chunk.len() as u64;
+    while let Some(chunk) = part.chunk().await.map_err(|e| malformed(&e))? {
         if bytes.len() + chunk.len() > MAX_TEXT_BYTES {
             let message = format!("{name}: longer than {MAX_TEXT_BYTES} bytes");
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message));
@@ -238,11 +227,10 @@ async fn text(mut part: Field<'_>, pace: &mut Pace, name: &str) -> Result<String
     String::from_utf8(bytes).map_err(|_| Refusal::bad_request(format!("{name}: not UTF-8")))
 }
 
-async fn file(mut part: Field<'_>, pace: &mut Pace, max_bytes: u64) -> Result<(String, Upload)> {
+async fn file(mut part: Field<'_>, max_bytes: u64) -> Result<(String, Upload)> {
     let name = part.file_name().unwrap_or_default().to_owned();
     let mut upload = Upload::new(max_bytes);
-    while let Some(chunk) = pace.within(part.chunk()).await? {
-        pace.bytes += chunk.len() as u64;
+    while let Some(chunk) = part.chunk().await.map_err(|e| malformed(&e))? {
         // Chunks are small and go to the page cache: not worth a thread each.
         upload.write(&chunk)?;
     }

@@ -26,8 +26,6 @@ use tokio_rustls::TlsAcceptor;
 use super::{App, Refusal, router};
 use crate::error::{Error, Result};
 
-/// How long a client may take over its TLS handshake, and over the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections beyond the limit that are told so; further ones are closed at once.
 const REFUSED_AT_ONCE: usize = 64;
 /// Pause after the system refuses a connection, as when files run out.
@@ -129,6 +127,8 @@ struct Port {
     app: Arc<App>,
     routes: axum::Router,
     http: Arc<Builder<TokioExecutor>>,
+    /// How long a client may take over its TLS handshake, and over the head of a request.
+    head_timeout: Duration,
     tls: Option<watch::Receiver<TlsAcceptor>>,
     places: Arc<Semaphore>,
     refused: Arc<Semaphore>,
@@ -137,13 +137,15 @@ struct Port {
 
 impl Port {
     fn new(server: &Server, alive: mpsc::Sender<()>) -> Self {
+        let head_timeout = Duration::from_secs(server.app.settings.head_seconds);
         let mut http = Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
+        http.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(64 << 10);
         http.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
         Self {
             app: server.app.clone(),
             routes: router(server.app.clone()),
             http: Arc::new(http),
+            head_timeout,
             tls: server.tls.as_ref().map(watch::Sender::subscribe),
             places: Arc::new(Semaphore::new(server.app.settings.max_connections)),
             refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
@@ -155,10 +157,10 @@ impl Port {
     fn take(&self, stream: TcpStream, peer: SocketAddr, watcher: Watcher) {
         let _ = stream.set_nodelay(true);
         let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
-        let http = self.http.clone();
+        let (http, head_timeout) = (self.http.clone(), self.head_timeout);
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             if let Ok(place) = self.refused.clone().try_acquire_owned() {
-                tokio::spawn(tokio::time::timeout(HEAD_TIMEOUT, refuse(stream, tls, http, place)));
+                tokio::spawn(tokio::time::timeout(head_timeout, refuse(stream, tls, http, place)));
             }
             return;
         };
@@ -169,7 +171,7 @@ impl Port {
         tokio::spawn(async move {
             match tls {
                 None => serve(TokioIo::new(stream), &http, routes, watcher).await,
-                Some(tls) => match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+                Some(tls) => match tokio::time::timeout(head_timeout, tls.accept(stream)).await {
                     Ok(Ok(stream)) => serve(TokioIo::new(stream), &http, routes, watcher).await,
                     Ok(Err(cause)) => tracing::debug!(%peer, %cause, "TLS"),
                     Err(_) => tracing::debug!(%peer, "TLS handshake takes too long"),

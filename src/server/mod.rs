@@ -8,6 +8,7 @@
 //! shutdown waits for what was begun.
 
 mod access;
+pub mod client;
 mod config;
 mod form;
 mod funasr_http;
@@ -19,6 +20,7 @@ mod live;
 mod metrics;
 mod openai;
 mod openai_types;
+mod pace;
 mod protocol;
 mod realtime;
 mod refusal;
@@ -26,12 +28,13 @@ mod upload;
 mod web;
 mod ws_funasr;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -40,20 +43,28 @@ use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
 pub use access::Keys;
-pub use config::{Mode, Settings};
+pub use config::{Config, EngineSettings, Mode, ModelNames, Settings};
 pub use listen::{Connection, Server};
 pub use refusal::{Refusal, status};
 pub use upload::Upload;
 
 use crate::decode::hotwords::Hotwords;
-use crate::engine::{Ask, Engine, Prepared};
+use crate::engine::{Ask, AudioFormat, Engine, LiveSession, Prepared, Recording};
 use crate::error::{Error, Result};
+use crate::pipeline::SessionOptions;
 use metrics::Metrics;
 
 /// Live containers at once.
 const MAX_DECODERS: usize = 64;
 /// Paths that speak another protocol over WebSocket; all others speak FunASR's.
 const OTHER_SOCKETS: [&str; 1] = ["/v1/realtime"];
+
+/// Names a request in logs and answers.
+const REQUEST_ID: &str = "x-request-id";
+
+/// The id that a request has in the log.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
 
 /// What all requests share.
 #[derive(Debug)]
@@ -64,6 +75,8 @@ pub struct App {
     model: String,
     reloaded: RwLock<Arc<Reloaded>>,
     metrics: Metrics,
+    /// Requests so far.
+    requests: AtomicU64,
     rates: access::Rates,
     /// Places for live containers, each of which takes a thread to decode.
     decoders: Arc<Semaphore>,
@@ -93,6 +106,7 @@ impl App {
             model: model.into(),
             reloaded: RwLock::default(),
             metrics: Metrics::default(),
+            requests: AtomicU64::new(0),
             rates: access::Rates::default(),
             decoders: Arc::new(Semaphore::new(MAX_DECODERS)),
             draining: watch::channel(false).0,
@@ -116,6 +130,10 @@ impl App {
         let reloaded = Arc::new(Reloaded { keys, hotwords, prepared });
         *self.reloaded.write().unwrap_or_else(PoisonError::into_inner) = reloaded;
         Ok(())
+    }
+
+    fn next_id(&self) -> HeaderValue {
+        HeaderValue::from(self.requests.fetch_add(1, Ordering::Relaxed))
     }
 
     fn reloaded(&self) -> Arc<Reloaded> {
@@ -165,6 +183,16 @@ impl App {
         prepared.map_err(|cause| Error::Failed(cause.to_string()))?
     }
 
+    /// Open connections.
+    pub fn connections(&self) -> i64 {
+        self.metrics.connections.get()
+    }
+
+    /// WebSocket messages received so far.
+    pub fn messages_received(&self) -> u64 {
+        self.metrics.messages_in.load(Ordering::Relaxed)
+    }
+
     /// Whether the server is shutting down. What was begun goes on, nothing new is begun.
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
@@ -176,6 +204,29 @@ impl App {
     }
 }
 
+/// Runs all models once, so that the first client does not wait for memory and caches.
+///
+/// # Errors
+/// Models that do not run.
+pub async fn warm_up(app: &App) -> Result<()> {
+    let rate = app.engine.recognizer().sample_rate();
+    // A quiet tone: the networks run whatever is heard.
+    let samples: Vec<f32> = (0..2 * rate).map(|i| 0.01 * (0.1 * i as f32).sin()).collect();
+    if let Some(rate) = app.engine.live_rate() {
+        let LiveSession { mut input, mut output } = app.engine.open(rate, &SessionOptions::default())?;
+        input.push(&samples).await?;
+        input.finish().await?;
+        while output.next().await.transpose()?.is_some() {}
+    }
+    let bytes: Vec<u8> = samples.iter().flat_map(|x| ((x * 32_767.0) as i16).to_le_bytes()).collect();
+    let recording = Recording {
+        name: "warm-up".to_owned(),
+        bytes: Box::new(std::io::Cursor::new(bytes)),
+        format: AudioFormat::Pcm(rate),
+    };
+    app.engine.transcribe(recording, Default::default())?.outcome().await.map(drop)
+}
+
 /// Every route, and what all requests go through.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -185,6 +236,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(http::routes())
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") })
         .layer(from_fn_with_state(app.clone(), sockets))
+        .layer(from_fn_with_state(app.clone(), pace::keep))
         .layer(from_fn_with_state(app.clone(), access::check))
         .layer(from_fn_with_state(app.clone(), refusal::shape))
         .layer(from_fn_with_state(app.clone(), count))
@@ -218,12 +270,17 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         .into_response()
 }
 
-async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// Counts and logs a request under an id: the client's `X-Request-Id`, or a number.
+async fn count(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
+    let id = request.headers().get(REQUEST_ID).cloned().unwrap_or_else(|| app.next_id());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    let status = response.status();
-    app.metrics.request(status.as_u16(), started.elapsed());
-    tracing::info!(%method, path, status = status.as_u16(), ms = started.elapsed().as_millis() as u64, "http");
+    let text = id.to_str().unwrap_or_default().to_owned();
+    request.extensions_mut().insert(RequestId(text.clone()));
+    let mut response = next.run(request).await;
+    let (status, time) = (response.status().as_u16(), started.elapsed());
+    app.metrics.request(status, time);
+    tracing::info!(id = text, %method, path, status, ms = time.as_millis() as u64, "request");
+    response.headers_mut().insert(REQUEST_ID, id);
     response
 }

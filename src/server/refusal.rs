@@ -13,7 +13,7 @@ use super::App;
 use crate::error::Error;
 
 /// Seconds after which a busy server may be asked again.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+const RETRY_AFTER: &str = "5";
 
 /// A request that is not served. It becomes the error of the protocol that the path belongs to.
 #[derive(Debug, Clone)]
@@ -86,7 +86,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(json!({"detail": self.message}))).into_response();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");

@@ -18,6 +18,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::protocol::{Choice, end_reply, error_reply, failure, offline_reply};
 use super::{App, Connection, Mode, Upload};
@@ -54,8 +55,15 @@ async fn converse(app: Arc<App>, socket: WebSocket) {
     let (sink, stream) = socket.split();
     let (turns, waiting) = channel(MAX_TURNS);
     let (asides, said) = channel(MAX_TURNS);
-    let reader =
-        Reader { choice: Choice::new(app.settings.mode), utterance: None, turns, asides, app: app.clone() };
+    let places = Arc::new(Semaphore::new(MAX_TURNS));
+    let reader = Reader {
+        choice: Choice::new(app.settings.mode),
+        utterance: None,
+        turns,
+        places,
+        asides,
+        app: app.clone(),
+    };
     let mut writer = Writer { sink, app: app.clone(), sentences: 0 };
     // Whoever ends first ends the conversation; what the other one holds is dropped, and so cancelled.
     let code = tokio::select! {
@@ -71,6 +79,9 @@ async fn converse(app: Arc<App>, socket: WebSocket) {
         let _ = writer.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
     }
 }
+
+/// A turn and its place among those that wait or are being answered.
+type Placed = (Turn, OwnedSemaphorePermit);
 
 /// What is said in its turn.
 enum Turn {
@@ -91,7 +102,8 @@ struct Reader {
     app: Arc<App>,
     choice: Choice,
     utterance: Option<Utterance>,
-    turns: Sender<Turn>,
+    turns: Sender<Placed>,
+    places: Arc<Semaphore>,
     asides: Sender<Map<String, Value>>,
 }
 
@@ -100,12 +112,12 @@ impl Reader {
     /// was not completed is forgotten.
     async fn read(mut self, mut stream: SplitStream<WebSocket>) -> Option<u16> {
         let idle = Duration::from_secs(self.app.settings.idle_seconds);
-        let mut draining = self.app.draining();
         loop {
-            let resting = self.utterance.is_none() && self.turns.capacity() == MAX_TURNS;
             let frame = tokio::select! {
+                // What has arrived is heard before the client is sent away.
+                biased;
                 frame = tokio::time::timeout(idle, stream.next()) => frame,
-                _ = draining.wait_for(|draining| *draining), if resting => return Some(close_code::AWAY),
+                () = self.dismissed(), if self.utterance.is_none() => return Some(close_code::AWAY),
             };
             let taken = match frame {
                 Ok(Some(Ok(Message::Text(text)))) => self.take_text(&text).await,
@@ -119,6 +131,14 @@ impl Reader {
             // The writer has ended.
             taken.ok()?;
         }
+    }
+
+    /// Waits until the server shuts down and everything is answered.
+    async fn dismissed(&self) {
+        let mut draining = self.app.draining();
+        // Neither ends before this.
+        let _ = draining.wait_for(|draining| *draining).await;
+        let _ = self.places.acquire_many(MAX_TURNS as u32).await;
     }
 
     async fn take_text(&mut self, text: &str) -> Result<()> {
@@ -237,7 +257,8 @@ impl Reader {
     }
 
     async fn turn(&self, turn: Turn) -> Result<()> {
-        self.turns.send(turn).await.map_err(gone)
+        let place = self.places.clone().acquire_owned().await.map_err(gone)?;
+        self.turns.send((turn, place)).await.map_err(gone)
     }
 }
 
@@ -264,18 +285,18 @@ struct Writer {
 
 impl Writer {
     /// Answers turns in their order, and says asides between messages. Ends when the client takes nothing more.
-    async fn answer(&mut self, mut turns: Receiver<Turn>, mut asides: Receiver<Map<String, Value>>) {
+    async fn answer(&mut self, mut turns: Receiver<Placed>, mut asides: Receiver<Map<String, Value>>) {
         let mut pings = tokio::time::interval(Duration::from_secs(self.app.settings.idle_seconds) / PINGS);
         pings.reset();
-        let mut current: Option<Box<Answer>> = None;
+        let mut current: Option<(Box<Answer>, OwnedSemaphorePermit)> = None;
         loop {
             let sent = tokio::select! {
                 Some(aside) = asides.recv() => self.say(aside).await,
                 _ = pings.tick() => self.send(Message::Ping(Bytes::new())).await,
-                Some(turn) = turns.recv(), if current.is_none() => match turn {
+                Some((turn, place)) = turns.recv(), if current.is_none() => match turn {
                     Turn::Say(reply) => self.say(reply).await,
                     Turn::Answer(answer) => {
-                        current = Some(answer);
+                        current = Some((answer, place));
                         Ok(())
                     }
                 },
@@ -307,9 +328,12 @@ impl Writer {
 }
 
 /// The next message of the current answer; waits for ever if there is none.
-async fn next(current: &mut Option<Box<Answer>>, sentences: &mut u64) -> Option<Map<String, Value>> {
+async fn next(
+    current: &mut Option<(Box<Answer>, OwnedSemaphorePermit)>,
+    sentences: &mut u64,
+) -> Option<Map<String, Value>> {
     match current {
-        Some(answer) => answer.next(sentences).await,
+        Some((answer, _)) => answer.next(sentences).await,
         None => std::future::pending().await,
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Answer {
     notes: Vec<String>,
     /// The mode of the last message.
     mode: Value,
+    /// Whether something was said since the last correction.
+    open: bool,
     ended: bool,
     keep_tags: bool,
 }
@@ -28,7 +30,7 @@ pub(super) enum Source {
 
 impl Answer {
     pub fn new(source: Source, choice: Choice, notes: Vec<String>, keep_tags: bool) -> Self {
-        Self { source, choice, notes, mode: "2pass-online".into(), ended: false, keep_tags }
+        Self { source, choice, notes, mode: "2pass-online".into(), open: false, ended: false, keep_tags }
     }
 
     /// The next message; nothing after the last. `sentences` counts those of the connection that were corrected. May be
@@ -77,10 +79,11 @@ impl Answer {
             reply.remove("slice_type");
         }
         self.mode = reply.get("mode").cloned().unwrap_or_default();
+        let corrected = matches!(message.pass, Pass::Corrected(_));
+        self.open = !corrected && (self.open || !message.text.is_empty());
         if message.is_final {
             self.ended = true;
-            let corrected = matches!(message.pass, Pass::Corrected(_));
-            *sentences += message.index + u64::from(corrected);
+            *sentences += message.index + u64::from(corrected || self.open);
             self.note(&mut reply);
         }
         reply
