@@ -35,6 +35,9 @@ pub struct Args {
     /// Port of all protocols; 0 takes a free one [default: 10095]
     #[arg(long)]
     port: Option<u16>,
+    /// A second port for gRPC clients that expect one of their own
+    #[arg(long, value_name = "PORT")]
+    grpc_port: Option<u16>,
     /// Recognition model [default: an installed one, else the embedded demo]
     #[arg(long)]
     model: Option<String>,
@@ -129,6 +132,7 @@ impl Args {
         let (server, funasr) = (&mut config.server, &self.funasr);
         server.listen_ip = self.listen_ip.unwrap_or(server.listen_ip);
         server.port = self.port.unwrap_or(server.port);
+        server.grpc_port = self.grpc_port.or(server.grpc_port);
         if let Some(certfile) = &self.certfile {
             server.certfile = funasr::file(certfile);
             // A script without TLS names a key all the same.
