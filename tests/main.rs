@@ -22,6 +22,7 @@ mod parity;
 mod punctuation_realtime;
 mod regression;
 mod sense_voice;
+mod server_http;
 mod session;
 mod subtitles;
 mod text;

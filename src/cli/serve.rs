@@ -35,6 +35,9 @@ pub struct Args {
     /// Port of all protocols; 0 takes a free one [default: 10095]
     #[arg(long)]
     port: Option<u16>,
+    /// A second port for gRPC clients that expect one of their own
+    #[arg(long, value_name = "PORT")]
+    grpc_port: Option<u16>,
     /// Recognition model [default: an installed one, else the embedded demo]
     #[arg(long)]
     model: Option<String>,
@@ -115,6 +118,7 @@ impl Args {
         let (server, funasr) = (&mut config.server, &self.funasr);
         server.listen_ip = self.listen_ip.unwrap_or(server.listen_ip);
         server.port = self.port.unwrap_or(server.port);
+        server.grpc_port = self.grpc_port.or(server.grpc_port);
         if let Some(certfile) = &self.certfile {
             server.certfile = funasr::file(certfile);
             // A script without TLS names a key all the same.
@@ -183,7 +187,8 @@ impl Args {
         let punctuation = load(&names.punc_model, Role::Punctuation)?;
         let lm = self.lm.clone().or_else(|| self.funasr.lm());
         let lm = lm.map(|folder| recognizer.open_lm(folder).map(Arc::new)).transpose()?;
-        let base = Request { lm, search: self.funasr.search()?, ..Request::default() };
+        let mut base = Request::default();
+        (base.lm, base.search) = (lm, self.funasr.search()?);
         let itn = self.funasr.rules()?.map(Arc::new);
         if itn.is_none() && self.itn == Some(Switch::On) && !recognizer.normalizes() {
             return Err(Error::Unsupported(

@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use super::{App, Connection, Refusal, Settings};
 use crate::error::{Error, Result};
 
-/// Paths that need no key: they tell nothing but whether the server is well.
+/// Paths that need no key and no turn: they tell nothing but whether the server is well.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 /// Addresses that are remembered for the rate.
 const MAX_ADDRESSES: usize = 10_000;
@@ -100,7 +100,7 @@ pub(super) async fn check(
 }
 
 fn admit(app: &App, connection: &Connection, request: &Request) -> std::result::Result<(), Refusal> {
-    if OPEN_PATHS.contains(&request.uri().path()) {
+    if OPEN_PATHS.contains(&request.uri().path()) || is_page(request) {
         return Ok(());
     }
     let per_minute = app.settings.requests_per_minute;
@@ -113,6 +113,13 @@ fn admit(app: &App, connection: &Connection, request: &Request) -> std::result::
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
     }
     Ok(())
+}
+
+/// Whether the web page is asked for, which has a field for the key.
+fn is_page(request: &Request) -> bool {
+    let path = request.uri().path();
+    let loads = request.method() == Method::GET && !request.headers().contains_key(header::UPGRADE);
+    loads && (path == "/" || path.starts_with("/web/"))
 }
 
 /// The key of a request: browsers cannot set headers of a WebSocket, so the query has it, too.

@@ -95,6 +95,8 @@ pub struct Settings {
     pub listen_ip: IpAddr,
     /// Port of all protocols; 0 takes a free one.
     pub port: u16,
+    /// A second port, for gRPC clients that expect one of their own; it speaks all protocols, too.
+    pub grpc_port: Option<u16>,
     /// TLS certificates in PEM; without, the port is plain.
     pub certfile: Option<PathBuf>,
     /// Their private key in PEM.
@@ -132,6 +134,7 @@ impl Default for Settings {
         Self {
             listen_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port: 10095,
+            grpc_port: None,
             certfile: None,
             keyfile: None,
             api_keys: None,

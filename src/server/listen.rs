@@ -1,6 +1,7 @@
 //! The port: accepts connections, plain or TLS, and ends them gracefully.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
@@ -23,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::{App, Refusal, router};
+use super::{App, Refusal, Settings, router};
 use crate::error::{Error, Result};
 
 /// Connections beyond the limit that are told so; further ones are closed at once.
@@ -52,6 +53,7 @@ impl Drop for Connection {
 pub struct Server {
     app: Arc<App>,
     listener: TcpListener,
+    grpc: Option<TcpListener>,
     tls: Option<watch::Sender<TlsAcceptor>>,
 }
 
@@ -61,11 +63,22 @@ impl Server {
     /// # Errors
     /// A port that is taken, or certificates that cannot be used.
     pub async fn bind(app: Arc<App>) -> Result<Self> {
-        let address = SocketAddr::new(app.settings.listen_ip, app.settings.port);
         let tls = tls(&app)?.map(|tls| watch::channel(tls).0);
-        let listener =
-            TcpListener::bind(address).await.map_err(|cause| Error::io(address.to_string(), cause))?;
-        Ok(Self { app, listener, tls })
+        let listener = listener(&app.settings, app.settings.port).await?;
+        let grpc = match app.settings.grpc_port {
+            Some(port) => Some(self::listener(&app.settings, port).await?),
+            None => None,
+        };
+        Ok(Self { app, listener, grpc, tls })
+    }
+
+    /// The next connection on either port.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let Some(grpc) = &self.grpc else { return self.listener.accept().await };
+        tokio::select! {
+            accepted = self.listener.accept() => accepted,
+            accepted = grpc.accept() => accepted,
+        }
     }
 
     /// Where it listens.
@@ -88,7 +101,7 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                accepted = self.listener.accept() => match accepted {
+                accepted = self.accept() => match accepted {
                     Ok((stream, peer)) => port.take(stream, peer, graceful.watcher()),
                     Err(cause) => {
                         tracing::warn!(%cause, "accept");
@@ -97,7 +110,7 @@ impl Server {
                 },
             }
         }
-        drop((self.listener, port));
+        drop((self.listener, self.grpc, port));
         app.drain();
         let ended = async {
             graceful.shutdown().await;
@@ -120,6 +133,11 @@ impl Server {
             Ok(())
         }
     }
+}
+
+async fn listener(settings: &Settings, port: u16) -> Result<TcpListener> {
+    let address = SocketAddr::new(settings.listen_ip, port);
+    TcpListener::bind(address).await.map_err(|cause| Error::io(address.to_string(), cause))
 }
 
 /// What accepting a connection takes.

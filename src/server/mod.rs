@@ -10,12 +10,22 @@
 mod access;
 pub mod client;
 mod config;
+mod form;
+mod funasr_http;
+mod grpc;
+mod http;
+mod jobs;
 mod listen;
+mod live;
 mod metrics;
+mod openai;
+mod openai_types;
 mod pace;
 mod protocol;
+mod realtime;
 mod refusal;
 mod upload;
+mod web;
 mod ws_funasr;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -223,6 +233,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics::render))
+        .merge(http::routes())
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") })
         .layer(from_fn_with_state(app.clone(), sockets))
         .layer(from_fn_with_state(app.clone(), pace::keep))

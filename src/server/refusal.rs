@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::App;
 use crate::error::Error;
@@ -45,6 +45,13 @@ impl Refusal {
     /// The same about a field.
     pub fn about(self, param: &'static str) -> Self {
         Self { param: Some(param), ..self }
+    }
+
+    /// The error as OpenAI writes it.
+    pub fn openai(&self) -> Value {
+        let Self { message, param, .. } = self;
+        let code = self.status.canonical_reason().unwrap_or("error").to_lowercase().replace(' ', "_");
+        json!({"message": message, "type": self.kind(), "param": param, "code": code})
     }
 
     /// OpenAI's name for the kind of error.
@@ -97,11 +104,8 @@ pub(super) async fn shape(State(_): State<Arc<App>>, request: Request, next: Nex
     let Some(refusal) = response.extensions_mut().remove::<Refusal>().filter(|_| openai) else {
         return response;
     };
-    let Refusal { message, param, .. } = &refusal;
-    let code = refusal.status.canonical_reason().unwrap_or("error").to_lowercase().replace(' ', "_");
-    let error = json!({"message": message, "type": refusal.kind(), "param": param, "code": code});
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.remove(header::CONTENT_TYPE);
-    (parts.status, parts.headers, Json(json!({"error": error}))).into_response()
+    (parts.status, parts.headers, Json(json!({"error": refusal.openai()}))).into_response()
 }
