@@ -19,6 +19,8 @@ mod parity;
 mod punctuation_realtime;
 mod regression;
 mod sense_voice;
+#[cfg(feature = "server")]
+mod server;
 mod session;
 mod text;
 mod vad;
