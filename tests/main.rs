@@ -22,6 +22,9 @@ mod parity;
 mod punctuation_realtime;
 mod regression;
 mod sense_voice;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
 mod server_http;
 mod session;
 mod subtitles;

@@ -266,7 +266,8 @@ fn wrong_forms_are_refused_in_the_form_of_the_route() {
         form
     };
     let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-    let cases: [(&str, &str, Vec<u8>, &[u16], &str); 7] = [
+    type Case<'a> = (&'a str, &'a str, Vec<u8>, &'a [u16], &'a str);
+    let cases: [Case; 7] = [
         ("no form", "application/json", b"{}".to_vec(), &[400, 415], "not a form"),
         ("no boundary", "multipart/form-data", b"x".to_vec(), &[400], "boundary"),
         ("empty form", &kind, Form::default().body(), &[400, 422], "required"),
