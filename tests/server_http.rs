@@ -542,7 +542,10 @@ fn realtime_answers_what_is_wrong_and_lives_on() {
         assert_eq!(events[0]["type"], "input_audio_buffer.committed");
         assert_eq!(events[0]["previous_item_id"].is_string(), previous);
         let completed = events.last().unwrap();
-        assert_eq!((&completed["transcript"], &completed["item_id"]), (&json!(LIVE_TEXT), &events[0]["item_id"]));
+        assert_eq!(
+            (&completed["transcript"], &completed["item_id"]),
+            (&json!(LIVE_TEXT), &events[0]["item_id"])
+        );
         assert_eq!(completed["usage"]["seconds"], 3.792);
     }
 }
