@@ -45,7 +45,7 @@ enum Command {
     Transcribe(transcribe::Args),
     Stream(stream::Args),
     #[cfg(feature = "server")]
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Vad(vad::Args),
     Punctuate(punctuate::Args),
     Convert(convert::Args),
