@@ -204,7 +204,7 @@ pub fn language(told: &str) -> Language {
 
 /// What a form that breaks off says. [`pace`](super::pace) ends those that stall.
 fn malformed(error: &MultipartError) -> Refusal {
-    let causes = successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
+    let causes = successors(error.source(), |&cause| cause.source());
     let is_slow = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
     if causes.clone().any(|cause| cause.downcast_ref().is_some_and(is_slow)) {
         return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the form arrives too slowly");

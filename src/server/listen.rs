@@ -64,9 +64,9 @@ impl Server {
     /// A port that is taken, or certificates that cannot be used.
     pub async fn bind(app: Arc<App>) -> Result<Self> {
         let tls = tls(&app)?.map(|tls| watch::channel(tls).0);
-        let listener = listener(&app.settings, app.settings.port).await?;
+        let listener = open(&app.settings, app.settings.port).await?;
         let grpc = match app.settings.grpc_port {
-            Some(port) => Some(self::listener(&app.settings, port).await?),
+            Some(port) => Some(open(&app.settings, port).await?),
             None => None,
         };
         Ok(Self { app, listener, grpc, tls })
@@ -135,7 +135,8 @@ impl Server {
     }
 }
 
-async fn listener(settings: &Settings, port: u16) -> Result<TcpListener> {
+/// Takes a port.
+async fn open(settings: &Settings, port: u16) -> Result<TcpListener> {
     let address = SocketAddr::new(settings.listen_ip, port);
     TcpListener::bind(address).await.map_err(|cause| Error::io(address.to_string(), cause))
 }

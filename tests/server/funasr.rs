@@ -25,6 +25,7 @@ fn real_time() -> RealTime {
     let corrector = Corrector {
         recognizer: Recognizer::load(&model("demo"), &compute).unwrap().into(),
         punctuation: Some(PunctuationModel::load(&model("demo-punc-realtime"), &compute).unwrap().into()),
+        itn: None,
     };
     let detector = VoiceDetector::load(&model("fsmn-vad"), &compute).unwrap();
     let online = OnlineRecognizer::load(&model("demo-online"), &compute).unwrap();

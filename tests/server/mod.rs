@@ -13,7 +13,7 @@ use funasr_candle::audio::read_all;
 use funasr_candle::device::Compute;
 use funasr_candle::engine::{Engine, EngineOptions, Models};
 use funasr_candle::pipeline::{
-    Corrector, OnlineRecognizer, PunctuationModel, RealTime, Recognizer, VoiceDetector,
+    Corrector, OnlineRecognizer, PunctuationModel, RealTime, Recognizer, Request, VoiceDetector,
 };
 use funasr_candle::server::client::{Access, Client, Options, Reply};
 use funasr_candle::server::{App, Server, Settings};
@@ -39,14 +39,19 @@ fn engine(options: EngineOptions) -> Engine {
     let detector = Arc::new(VoiceDetector::load(&model("fsmn-vad"), &compute).unwrap());
     let punctuation = |name| Arc::new(PunctuationModel::load(&model(name), &compute).unwrap());
     let online = OnlineRecognizer::load(&model("demo-online"), &compute).unwrap();
-    let corrector =
-        Corrector { recognizer: recognizer.clone(), punctuation: Some(punctuation("demo-punc-realtime")) };
+    let corrector = Corrector {
+        recognizer: recognizer.clone(),
+        punctuation: Some(punctuation("demo-punc-realtime")),
+        itn: None,
+    };
     let real_time = RealTime::new(online, Some(detector.clone()), Some(corrector)).unwrap();
     let models = Models {
         recognizer,
         detector: Some(detector),
         punctuation: Some(punctuation("demo-punc")),
         real_time: Some(real_time),
+        itn: None,
+        base: Request::default(),
     };
     Engine::start(models, options).unwrap()
 }
