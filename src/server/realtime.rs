@@ -602,7 +602,9 @@ mod tests {
         {
             assert_eq!(mu_law(byte), linear, "mu-law {byte:#x}");
         }
-        for (byte, linear) in [(0xd5, 8), (0x55, -8), (0xaa, 32256), (0x2a, -32256), (0x85, 5504)] {
+        for (byte, linear) in
+            [(0xd5, 8), (0x55, -8), (0xaa, 32256), (0x2a, -32256), (0x80, 5504), (0x85, 4224)]
+        {
             assert_eq!(a_law(byte), linear, "A-law {byte:#x}");
         }
     }

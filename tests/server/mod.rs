@@ -17,6 +17,7 @@ use funasr_candle::pipeline::{
 };
 use funasr_candle::server::client::{Access, Client, Options, Reply};
 use funasr_candle::server::{App, Server, Settings};
+use funasr_candle::text::itn::Itn;
 use funasr_candle::weights::ModelFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -34,6 +35,10 @@ fn model(name: &str) -> ModelFiles {
 }
 
 fn engine(options: EngineOptions) -> Engine {
+    Engine::start(models(None), options).unwrap()
+}
+
+fn models(itn: Option<Arc<Itn>>) -> Models {
     let compute = Compute::cpu();
     let recognizer = Arc::new(Recognizer::load(&model("demo"), &compute).unwrap());
     let detector = Arc::new(VoiceDetector::load(&model("fsmn-vad"), &compute).unwrap());
@@ -42,18 +47,17 @@ fn engine(options: EngineOptions) -> Engine {
     let corrector = Corrector {
         recognizer: recognizer.clone(),
         punctuation: Some(punctuation("demo-punc-realtime")),
-        itn: None,
+        itn: itn.clone(),
     };
     let real_time = RealTime::new(online, Some(detector.clone()), Some(corrector)).unwrap();
-    let models = Models {
+    Models {
         recognizer,
         detector: Some(detector),
         punctuation: Some(punctuation("demo-punc")),
         real_time: Some(real_time),
-        itn: None,
+        itn,
         base: Request::default(),
-    };
-    Engine::start(models, options).unwrap()
+    }
 }
 
 /// Most tests share one engine, as the clients of a server do.

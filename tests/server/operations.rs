@@ -211,7 +211,7 @@ fn wrong_flags_and_settings_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_funasr-candle"))
-            .args(["serve", "--offline", "--port", "0"])
+            .args(["serve", "--offline"])
             .args(args)
             .env("FUNASR_CANDLE_HOME", folder.path())
             .output()
@@ -231,7 +231,7 @@ fn wrong_flags_and_settings_are_errors() {
         (&["--model", "a", "--model-dir", "b"], 2, "cannot be used with"),
         (&["--config", &unknown], 1, "line 3: unknown field `prot`"),
         (&["--config", &wrong], 1, "line 2: invalid type"),
-        (&["--lm", "x"], 1, "without language model"),
+        (&["--lm", "no-lm"], 1, "no-lm"),
         (&["--model-dir", "/nowhere/model-onnx"], 1, "neither a model name nor a model directory"),
     ];
     for (args, code, message) in cases {
