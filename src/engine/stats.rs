@@ -72,7 +72,7 @@ const SECONDS: &[f64] = &[
     300.0,
 ];
 
-/// See the [module](self).
+/// See the module.
 #[derive(Debug)]
 pub struct Stats {
     /// Recordings that wait for a worker.

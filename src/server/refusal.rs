@@ -82,7 +82,7 @@ impl From<Error> for Refusal {
 }
 
 impl IntoResponse for Refusal {
-    /// In FunASR's form; [`shape`] gives it the form of the path.
+    /// In FunASR's form; the router gives it the form of the path.
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(json!({"detail": self.message}))).into_response();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
