@@ -74,7 +74,7 @@ impl FloatWeight {
     }
 }
 
-/// `gemm` is at the limit of processors with AVX-512, and a third slower than our product on those with AVX2 alone.
+/// `gemm` is at the limit of processors with AVX-512, and slower than our product on those with AVX2 alone.
 #[cfg(target_arch = "x86_64")]
 fn takes_panels() -> bool {
     panels::supported() && !is_x86_feature_detected!("avx512f")

@@ -204,7 +204,7 @@ impl Int8Weight {
     }
 }
 
-/// `rten-gemm` multiplies with VNNI and NEON; where x86 has AVX2 alone, our product takes half of the time.
+/// `rten-gemm` multiplies with VNNI and NEON; where x86 has AVX2 alone, our product is faster.
 #[cfg(target_arch = "x86_64")]
 fn takes_panels(executor: &GemmExecutor<u8, i8, i32>) -> bool {
     executor.may_saturate() && panels::supported()
