@@ -6,10 +6,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Frees what a crowd of sessions has used when it has left; see docs/server.md.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Wrong usage ends inside `parse`, with exit code 2.
     match cli::Cli::parse().run() {

@@ -35,7 +35,7 @@ pub(super) fn start(
     let (leave, ended) = mpsc::channel();
     let (back, corrected) = mpsc::channel();
     let owner = Owner {
-        rounds: Rounds { models: models.clone(), pool: pool(options.threads, 0)? },
+        rounds: Rounds { models: models.clone(), pool: pool("live", options.threads, 0)? },
         arrivals,
         slots: Vec::new(),
         leave,
@@ -44,7 +44,7 @@ pub(super) fn start(
         stats: stats.clone(),
     };
     let owner = spawn("live", move || owner.run())?.thread().clone();
-    let rounds = Rounds { models: models.clone(), pool: pool(options.threads, CORRECTIONS)? };
+    let rounds = Rounds { models: models.clone(), pool: pool("correct", options.threads, CORRECTIONS)? };
     let samples = options.batch_seconds as usize * models.sample_rate() as usize;
     let (budget, awake) = (Budget { samples, wait: Duration::ZERO }, owner.clone());
     spawn("correct", move || {
@@ -58,8 +58,8 @@ pub(super) fn start(
     Ok(owner)
 }
 
-fn pool(threads: usize, nice: i32) -> Result<ThreadPool> {
-    let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("live {i}"));
+fn pool(name: &'static str, threads: usize, nice: i32) -> Result<ThreadPool> {
+    let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(move |i| format!("{name} {i}"));
     let pool = pool.start_handler(move |_| step_back(nice)).build();
     pool.map_err(|cause| Error::Device(format!("threads: {cause}")))
 }

@@ -498,10 +498,8 @@ impl Session {
     }
 
     fn take_segment(&mut self) -> Option<Segment> {
-        match self.plan.pop_front_if(|step| matches!(step, Step::Correct(_)))? {
-            Step::Correct(segment) => Some(segment),
-            Step::Read(_) | Step::EndRead => None,
-        }
+        let step = self.plan.pop_front_if(|step| matches!(step, Step::Correct(_)))?;
+        if let Step::Correct(segment) = step { Some(segment) } else { None }
     }
 
     fn say_partial(&mut self, tokens: &[Token]) {
