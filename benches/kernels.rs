@@ -70,7 +70,7 @@ fn layer_norm(criterion: &mut Criterion) {
 
 fn fsmn_memory(criterion: &mut Criterion) {
     let offset = -((K as isize - 1) / 2);
-    let op = FsmnMemory { offset, dilation: 1, skip: true, lengths: Lengths::full(1, T) };
+    let op = FsmnMemory { offset, dilation: 1, skip: true, first: 0, lengths: Lengths::full(1, T) };
     let (x, taps) = (random(&[1, T, D]), random(&[K, D]));
     compare(criterion, "fsmn_memory_11_taps", || op.forward(&x, &taps), || op.reference(&x, &taps));
 }

@@ -12,6 +12,8 @@ use crate::{Lengths, cpu, simd};
 
 /// Output rows that one thread computes at a time.
 const BLOCK_ROWS: usize = 32;
+/// Columns whose sums stay in registers while the taps go by.
+const COLUMNS: usize = 32;
 
 /// The memory of one layer, for one batch.
 #[derive(Debug, Clone)]
@@ -22,14 +24,19 @@ pub struct FsmnMemory {
     pub dilation: usize,
     /// Whether the input itself is added.
     pub skip: bool,
+    /// Output begins with this frame: those before are there to be looked back on.
+    pub first: usize,
     /// Valid frames of each item.
     pub lengths: Lengths,
 }
 
 impl FsmnMemory {
-    /// `x [B, T, D]`, `taps [K, D]` -> `[B, T, D]`.
+    /// `x [B, T, D]`, `taps [K, D]` -> `[B, T - first, D]`.
     pub fn forward(&self, x: &Tensor, taps: &Tensor) -> Result<Tensor> {
         self.lengths.check("fsmn-memory", x)?;
+        if self.first > x.dim(1)? {
+            bail!("fsmn-memory: output begins with frame {}, input has shape {:?}", self.first, x.shape());
+        }
         if !cpu::is_f32_on_cpu(x) {
             return self.reference(x, taps);
         }
@@ -51,7 +58,7 @@ impl FsmnMemory {
             let start = (left + self.offset) as usize + k * self.dilation;
             y = (y + padded.narrow(1, start, time)?.broadcast_mul(&taps.get(k)?)?)?;
         }
-        y.broadcast_mul(&mask)
+        y.broadcast_mul(&mask)?.narrow(1, self.first, time - self.first)
     }
 
     /// Row `t` of an item of `length` frames whose row `s` is `row(s)`.
@@ -61,24 +68,49 @@ impl FsmnMemory {
         t: usize,
         length: usize,
         row: impl Fn(usize) -> &'a [f32],
-        taps: &[f32],
+        taps: &'a [f32],
         y: &mut [f32],
     ) {
         if t >= length {
             return;
         }
-        if self.skip {
-            y.copy_from_slice(row(t));
+        let width = y.len();
+        let terms = || {
+            taps.chunks_exact(width).enumerate().filter_map(|(k, tap)| {
+                let source = t as isize + self.offset + (k * self.dilation) as isize;
+                (0..length as isize).contains(&source).then(|| (row(source as usize), tap))
+            })
+        };
+        let here = self.skip.then(|| row(t));
+        let (blocks, rest) = y.as_chunks_mut::<COLUMNS>();
+        let whole = blocks.len() * COLUMNS;
+        for (i, y) in blocks.iter_mut().enumerate() {
+            *y = columns(i * COLUMNS, here, terms());
         }
-        for (k, tap) in taps.chunks_exact(y.len()).enumerate() {
-            let source = t as isize + self.offset + (k * self.dilation) as isize;
-            if (0..length as isize).contains(&source) {
-                for ((y, x), w) in y.iter_mut().zip(row(source as usize)).zip(tap) {
-                    *y += x * w;
-                }
-            }
+        for (i, y) in rest.iter_mut().enumerate() {
+            [*y] = columns(whole + i, here, terms());
         }
     }
+}
+
+/// So many columns, from `column` on, of the sum of `here` and the products of rows and taps.
+#[inline(always)]
+fn columns<'a, const N: usize>(
+    column: usize,
+    here: Option<&[f32]>,
+    terms: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+) -> [f32; N] {
+    let mut sums = [0f32; N];
+    if let Some(here) = here {
+        sums.copy_from_slice(&here[column..][..N]);
+    }
+    for (x, tap) in terms {
+        let (x, tap) = (&x[column..][..N], &tap[column..][..N]);
+        for i in 0..N {
+            sums[i] += x[i] * tap[i];
+        }
+    }
+    sums
 }
 
 impl CustomOp2 for FsmnMemory {
@@ -99,20 +131,22 @@ impl CustomOp2 for FsmnMemory {
             bail!("fsmn-memory: input {:?} and taps {:?} do not fit", x_layout.shape(), taps_layout.shape());
         }
         let taps = cpu::contiguous("fsmn-memory", taps, taps_layout)?;
-        let mut y = vec![0f32; rows.batch * rows.time * width];
-        for (b, y) in y.chunks_mut((rows.time * width).max(1)).enumerate() {
+        let time = rows.time - self.first;
+        let mut y = vec![0f32; rows.batch * time * width];
+        for (b, y) in y.chunks_mut((time * width).max(1)).enumerate() {
             let length = self.lengths.items()[b];
             y.par_chunks_mut(BLOCK_ROWS * width).enumerate().for_each(|(block, y)| {
+                let first = self.first + block * BLOCK_ROWS;
                 simd::dispatch(
                     #[inline(always)]
                     || {
                         for (t, y) in y.chunks_mut(width).enumerate() {
-                            self.row(block * BLOCK_ROWS + t, length, |s| rows.row(b, s), taps, y);
+                            self.row(first + t, length, |s| rows.row(b, s), taps, y);
                         }
                     },
                 );
             });
         }
-        Ok((CpuStorage::F32(y), Shape::from((rows.batch, rows.time, width))))
+        Ok((CpuStorage::F32(y), Shape::from((rows.batch, time, width))))
     }
 }

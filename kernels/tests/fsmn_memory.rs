@@ -4,7 +4,7 @@ use funasr_kernels::{FsmnMemory, Lengths};
 use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
 
 fn memory(offset: isize, dilation: usize, skip: bool, lengths: &[usize]) -> FsmnMemory {
-    FsmnMemory { offset, dilation, skip, lengths: Lengths::new(lengths.to_vec()) }
+    FsmnMemory { offset, dilation, skip, first: 0, lengths: Lengths::new(lengths.to_vec()) }
 }
 
 #[test]
@@ -48,13 +48,14 @@ fn padding_is_neither_read_nor_written() {
 fn fast_equals_reference() {
     for round in 0..ROUNDS {
         let mut random = Random(round);
-        let [batch, time, width] = [random.within(1, 4), random.within(1, 70), random.within(1, 40)];
+        let [batch, time, width] = [random.within(1, 4), random.within(1, 70), random.within(1, 80)];
         let [taps, dilation] = [random.within(1, 12), random.within(1, 3)];
         let reach = (taps - 1) * dilation;
         let op = FsmnMemory {
             offset: random.within(0, 2 * reach + 4) as isize - (reach + 2) as isize * 3 / 2,
             dilation,
             skip: random.flag(),
+            first: random.within(0, time),
             lengths: random.lengths(batch, time),
         };
         let x = random.rows(batch, time, width);
@@ -77,4 +78,6 @@ fn misfits_name_op_and_shapes() {
     assert_refused(op.forward(&ones(&[1, 3, 4]), &ones(&[3, 5])), &["fsmn-memory", "[1, 3, 4]", "[3, 5]"]);
     assert_refused(op.forward(&ones(&[2, 3, 4]), &ones(&[3, 4])), &["fsmn-memory", "[2, 3, 4]", "[1, 3"]);
     assert_refused(op.forward(&ones(&[1, 2, 4]), &ones(&[3, 4])), &["fsmn-memory", "[1, 2, 4]", "[1, 3"]);
+    let late = FsmnMemory { first: 4, ..op };
+    assert_refused(late.forward(&ones(&[1, 3, 4]), &ones(&[3, 4])), &["fsmn-memory", "frame 4", "[1, 3, 4]"]);
 }

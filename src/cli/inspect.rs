@@ -10,7 +10,6 @@ use funasr_candle::audio::read_all;
 use funasr_candle::decode::timestamps::FIRE_THRESHOLD;
 use funasr_candle::device::Compute;
 use funasr_candle::frontend::{Features, Frontend, Stages};
-use funasr_candle::models::fsmn_vad;
 use funasr_candle::pipeline::{
     ChunkSize, Network, OnlineRecognizer, Piece, PunctuationModel, Recognizer, Scores, StreamOptions,
     VoiceDetector, batch,
@@ -173,11 +172,11 @@ impl Args {
     fn detect(&self, detector: &VoiceDetector, found: &mut Inspection) -> Result<()> {
         let frame_ms = frame_ms(detector.frontend());
         for features in self.speech(detector.frontend(), found)? {
-            let scores = detector.scores(&mut fsmn_vad::State::default(), features)?;
+            let scores = detector.scores(features)?;
             found.figure.curve = Some(Curve {
                 title: format!("probability of silence per frame of {frame_ms} ms"),
                 frame_ms,
-                values: detector.silence(&scores)?,
+                values: detector.silence(&scores)?.concat(),
                 marks: Vec::new(),
             });
             found.add("vad_scores", scores);

@@ -71,8 +71,8 @@ fn yes() -> bool {
     true
 }
 
-/// Memory of each block; `None` before the first chunk.
-#[derive(Debug, Clone, Default)]
+/// What one stream remembers: the memory of each block.
+#[derive(Debug, Clone)]
 pub struct State {
     caches: Vec<FsmnCache>,
 }
@@ -115,15 +115,20 @@ impl FsmnVad {
         })
     }
 
-    /// The next chunk of normalised features `[B, T, input_dim]` -> `vad_scores [B, T, output_dim]`.
-    pub fn step(&self, state: &mut State, speech: &Tensor) -> Result<Tensor> {
+    /// The state of a stream at its start.
+    pub fn start(&self) -> Result<State> {
+        Ok(State { caches: self.blocks.iter().map(FsmnBlock::empty_cache).collect::<Result<_>>()? })
+    }
+
+    /// The next chunk of each stream, `[B, T, input_dim]` of normalised features -> `vad_scores [B, T, output_dim]`. After
+    /// an error the states are of no use.
+    pub fn step(&self, states: &mut [State], speech: &Tensor) -> Result<Tensor> {
         let x = self.in_linear1.forward(speech)?;
         let mut x = self.in_linear2.forward_relu(&x)?;
-        if state.caches.is_empty() {
-            state.caches = self.blocks.iter().map(|block| block.empty_cache(&x)).collect::<Result<_>>()?;
-        }
-        for (block, cache) in self.blocks.iter().zip(&mut state.caches) {
-            x = block.step(&x, cache)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let mut caches: Vec<FsmnCache> = states.iter().map(|state| state.caches[i].clone()).collect();
+            x = block.step(&x, &mut caches)?;
+            states.iter_mut().zip(caches).for_each(|(state, cache)| state.caches[i] = cache);
         }
         softmax_last_dim(&self.out_linear2.forward(&self.out_linear1.forward(&x)?)?)
     }

@@ -24,7 +24,7 @@ pub struct FsmnBlockConfig {
     pub rstride: usize,
 }
 
-/// The projected frames that the next chunk's memory looks back on, `[B, (lorder - 1) * lstride, proj_dim]`.
+/// The projected frames that the next chunk's memory of one item looks back on, `[1, (lorder - 1) * lstride, proj_dim]`.
 pub type FsmnCache = Tensor;
 
 /// `relu(affine(memory(linear(x))))`.
@@ -57,31 +57,41 @@ impl FsmnBlock {
         })
     }
 
-    /// The cache before the first chunk.
-    pub fn empty_cache(&self, like: &Tensor) -> Result<FsmnCache> {
+    /// The cache of a stream before its first chunk.
+    pub fn empty_cache(&self) -> Result<FsmnCache> {
         let frames = (self.config.lorder - 1) * self.config.lstride;
-        Tensor::zeros((like.dim(0)?, frames, self.config.proj_dim), like.dtype(), like.device())
+        let like = &self.taps_left;
+        Tensor::zeros((1, frames, self.config.proj_dim), like.dtype(), like.device())
     }
 
-    /// One chunk `[B, T, linear_dim]`; the cache moves on by T frames. The look-ahead ends with the chunk.
-    pub fn step(&self, x: &Tensor, cache: &mut FsmnCache) -> Result<Tensor> {
+    /// One chunk `[B, T, linear_dim]`; the cache of each item moves on by T frames. The look-ahead ends with the chunk.
+    pub fn step(&self, x: &Tensor, caches: &mut [FsmnCache]) -> Result<Tensor> {
         let (batch, time, _) = x.dims3()?;
         let projected = self.linear.forward(x)?;
-        let history = Tensor::cat(&[&*cache, &projected], 1)?;
-        let past = cache.dim(1)?;
+        let past = (self.config.lorder - 1) * self.config.lstride;
+        let mut rows = Vec::with_capacity(2 * batch);
+        for (item, cache) in caches.iter().enumerate() {
+            rows.extend([cache.clone(), projected.narrow(0, item, 1)?]);
+        }
+        let history = Tensor::cat(&rows, 1)?.reshape((batch, past + time, self.config.proj_dim))?;
         let memory = FsmnMemory {
             offset: -(past as isize),
             dilation: self.config.lstride.max(1),
             skip: true,
+            first: past,
             lengths: Lengths::full(batch, past + time),
         };
-        let mut y = memory.forward(&history, &self.taps_left)?.narrow(1, past, time)?;
-        *cache = history.narrow(1, time, past)?.contiguous()?;
+        let mut y = memory.forward(&history, &self.taps_left)?;
+        for (item, cache) in caches.iter_mut().enumerate() {
+            // A copy: a view would keep the rows of all items.
+            *cache = history.narrow(0, item, 1)?.narrow(1, time, past)?.force_contiguous()?;
+        }
         if let Some(taps) = &self.taps_right {
             let ahead = FsmnMemory {
                 offset: self.config.rstride as isize,
                 dilation: self.config.rstride.max(1),
                 skip: false,
+                first: 0,
                 lengths: Lengths::full(batch, time),
             };
             y = (y + ahead.forward(&projected, taps)?)?;

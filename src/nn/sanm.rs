@@ -124,7 +124,8 @@ impl SanmMemory {
     /// `[B, T, D]` -> `[B, T, D]`; padding is read as zero and comes out as zero.
     pub fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
         let offset = -(self.left as isize);
-        FsmnMemory { offset, dilation: 1, skip: true, lengths: lengths.clone() }.forward(x, &self.taps)
+        let memory = FsmnMemory { offset, dilation: 1, skip: true, first: 0, lengths: lengths.clone() };
+        memory.forward(x, &self.taps)
     }
 
     /// The next rows of streams, `[B, T, D]` -> `[B, T, D]`. Each has `K - 1` rows more once joined with its
@@ -133,8 +134,9 @@ impl SanmMemory {
         let joined = histories.join(x)?;
         let past = self.taps.dim(0)? - 1;
         let lengths = histories.lengths().clone();
-        let memory = FsmnMemory { offset: -(past as isize), dilation: 1, skip: false, lengths };
-        memory.forward(&joined, &self.taps)?.narrow(1, past, x.dim(1)?)? + x
+        let offset = -(past as isize);
+        let memory = FsmnMemory { offset, dilation: 1, skip: false, first: past, lengths };
+        memory.forward(&joined, &self.taps)? + x
     }
 }
 

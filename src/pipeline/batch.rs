@@ -35,7 +35,8 @@ pub fn confined<T, R>(items: &mut [T], work: impl Fn(&mut [T]) -> Result<Vec<R>>
     }
 }
 
-fn only<R>(mut results: Vec<R>) -> Result<R> {
+/// The result of a batch of one.
+pub fn only<R>(mut results: Vec<R>) -> Result<R> {
     results.pop().ok_or_else(|| Error::inference("a batch of one has no result"))
 }
 

@@ -24,7 +24,7 @@ pub use recognizer::{Recognition, Recognizer, Tagging, Utterance};
 pub use request::{Language, Request};
 pub use session::{Corrector, RealTime, Session, SessionOptions};
 pub use transcript::{Segment, Tags, Transcript};
-pub use voice_detector::{DetectorStream, VoiceDetector};
+pub use voice_detector::{DetectorStream, Push, VoiceDetector};
 
 use crate::decode::tokens::TokenList;
 use crate::error::{Error, Result};

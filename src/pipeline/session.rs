@@ -13,13 +13,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::batch::confined;
 use super::held::Held;
 use super::{
-    Correction, DetectorStream, Message, OnlineRecognizer, OnlineStream, Pass, PunctuationModel, Recognition,
-    Recognizer, Request, StreamOptions, Tags, Utterance, VoiceDetector,
+    Correction, DetectorStream, Message, OnlineRecognizer, OnlineStream, Pass, PunctuationModel, Push,
+    Recognition, Recognizer, Request, StreamOptions, Tags, Utterance, VoiceDetector,
 };
 use crate::error::{Error, Result, catch};
 use crate::punctuation::realtime::Cache;
@@ -222,13 +220,42 @@ impl RealTime {
     /// Streams what is planned, hears one unit more and streams that; false if no session had a unit to hear.
     fn listen(&self, sessions: &mut [&mut Session]) -> bool {
         while self.stream(sessions) {}
-        let heard = sessions.par_iter_mut().map(|session| {
-            let heard = catch(|| session.hear(self));
-            session.unless_failed(heard).unwrap_or(false)
-        });
-        let heard: Vec<bool> = heard.collect();
+        let heard = self.hear(sessions);
         while self.stream(sessions) {}
-        heard.contains(&true)
+        heard
+    }
+
+    /// Finds out where speech begins and ends in the next unit of every session that has one, and plans what follows; false
+    /// if none has.
+    fn hear(&self, sessions: &mut [&mut Session]) -> bool {
+        let mut units: Vec<(&mut Session, Unit)> = Vec::new();
+        for session in sessions.iter_mut() {
+            if let Some(unit) = session.next_unit() {
+                units.push((session, unit));
+            }
+        }
+        let events = self.detect(&mut units);
+        for ((session, unit), events) in units.iter_mut().zip(events) {
+            let planned = events.and_then(|events| {
+                catch(|| {
+                    session.follow(events, unit.last);
+                    Ok(())
+                })
+            });
+            session.unless_failed(planned);
+        }
+        !units.is_empty()
+    }
+
+    /// The events of each unit.
+    fn detect(&self, units: &mut [(&mut Session, Unit)]) -> Vec<Result<Vec<Event>>> {
+        let Some(detector) = &self.detector else {
+            return units.iter().map(|(session, unit)| Ok(session.whole(unit))).collect();
+        };
+        let pushes = units.iter_mut().filter_map(|(session, unit)| {
+            Some(Push { stream: session.detector.as_mut()?, samples: &unit.samples, last: unit.last })
+        });
+        detector.push_each(pushes.collect())
     }
 
     /// One chunk of the first pass for every session that is due; false if none is.
@@ -306,6 +333,14 @@ pub struct Session {
     end: End,
     /// Why it cannot go on.
     fault: Option<Error>,
+}
+
+/// Audio that is heard at once.
+#[derive(Debug)]
+struct Unit {
+    samples: Vec<f32>,
+    /// Whether the stream ends with it.
+    last: bool,
 }
 
 /// Where streaming stands in the open segment.
@@ -403,42 +438,42 @@ impl Session {
         self.held.ms(self.held.samples.len() + waiting + planned.sum::<usize>())
     }
 
-    /// Takes the next unit, finds out where speech begins and ends, and plans what follows; false if no unit is complete, or
-    /// a correction comes first.
-    fn hear(&mut self, models: &RealTime) -> Result<bool> {
+    /// Takes the next unit; nothing if none is complete, or a correction comes first.
+    fn next_unit(&mut self) -> Option<Unit> {
         let unit = self.held.count(UNIT_MS);
         let last = self.finished && self.waiting.len() <= unit;
         let stands = self.end != End::Open || !self.plan.is_empty();
         if stands || (self.waiting.len() < unit && !last) {
-            return Ok(false);
+            return None;
         }
-        let heard: Vec<f32> = self.waiting.drain(..unit.min(self.waiting.len())).collect();
+        let samples: Vec<f32> = self.waiting.drain(..unit.min(self.waiting.len())).collect();
         if last {
             self.end = End::Heard(self.messages.len());
         }
-        self.held.samples.extend_from_slice(&heard);
-        for event in self.detect(models, &heard, last)? {
+        self.held.samples.extend_from_slice(&samples);
+        Some(Unit { samples, last })
+    }
+
+    /// The events of a unit without detector: all is one segment.
+    fn whole(&self, unit: &Unit) -> Vec<Event> {
+        let first = self.held.end() == unit.samples.len();
+        let begin = first.then_some(Event::Begin { beg_ms: 0 });
+        let end = unit.last.then(|| Event::End { beg_ms: 0, end_ms: self.held.end_ms() });
+        begin.into_iter().chain(end).collect()
+    }
+
+    /// Plans what follows from the events of a unit.
+    fn follow(&mut self, events: Vec<Event>, last: bool) {
+        for event in events {
             match event {
                 Event::Begin { beg_ms } => {
                     self.speech = Some(Speech { beg_ms, unread: self.held.count(beg_ms) });
                 }
-                Event::End { end_ms, .. } => self.close(models, end_ms, last),
+                Event::End { end_ms, .. } => self.close(end_ms, last),
             }
         }
         self.read_open_segment();
         self.forget();
-        Ok(true)
-    }
-
-    /// Without detector all is one segment.
-    fn detect(&mut self, models: &RealTime, heard: &[f32], last: bool) -> Result<Vec<Event>> {
-        if let (Some(detector), Some(stream)) = (&models.detector, &mut self.detector) {
-            return detector.push(stream, heard, last);
-        }
-        let first = self.held.end() == heard.len();
-        let begin = first.then_some(Event::Begin { beg_ms: 0 });
-        let end = last.then(|| Event::End { beg_ms: 0, end_ms: self.held.end_ms() });
-        Ok(begin.into_iter().chain(end).collect())
     }
 
     /// Plans whole chunks of the open segment; the rest waits, since the segment may turn out to end inside.
@@ -454,9 +489,9 @@ impl Session {
     }
 
     /// Plans the end of the open segment.
-    fn close(&mut self, models: &RealTime, end_ms: u64, last: bool) {
+    fn close(&mut self, end_ms: u64, last: bool) {
         let Some(Speech { beg_ms, unread }) = self.speech.take() else { return };
-        let end = if models.detector.is_some() { self.held.count(end_ms) } else { self.held.end() };
+        let end = if self.detector.is_some() { self.held.count(end_ms) } else { self.held.end() };
         self.plan.extend([Step::Read(self.held.range(unread, end)), Step::EndRead]);
         if self.corrects {
             let samples = self.held.cut(beg_ms, end_ms);

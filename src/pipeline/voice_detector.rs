@@ -1,15 +1,22 @@
 //! Samples -> speech segments.
 
-use candle_core::{DType, Tensor};
+use std::borrow::Cow;
 
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+
+use super::batch::{confined, only};
 use super::open_frontend;
 use crate::audio::Resampler;
 use crate::device::Compute;
-use crate::error::Result;
+use crate::error::{Result, catch};
 use crate::frontend::{Features, Frontend, OnlineFrontend, OnlineState};
 use crate::models::fsmn_vad::{Config, FsmnVad, State};
 use crate::vad::{EndSilence, Endpointer, Event, VadConfig};
 use crate::weights::ModelFiles;
+
+/// Streams whose network steps are one batch.
+const MAX_BATCH: usize = 32;
 
 /// A voice activity detector: front end, network and the rules for segments. It is immutable and can be shared; each
 /// stream has a [`DetectorStream`].
@@ -17,6 +24,8 @@ use crate::weights::ModelFiles;
 pub struct VoiceDetector {
     frontend: Frontend,
     model: FsmnVad,
+    /// Where each stream starts.
+    start: State,
     config: VadConfig,
     /// Classes that are silence.
     silence_ids: Tensor,
@@ -49,7 +58,8 @@ impl VoiceDetector {
         }
         let ids: Vec<u32> = config.sil_pdf_ids.iter().map(|&id| id as u32).collect();
         let silence_ids = Tensor::new(ids, &compute.device)?;
-        Ok(Self { frontend, model, config, silence_ids, compute: compute.clone() })
+        let start = model.start()?;
+        Ok(Self { frontend, model, start, config, silence_ids, compute: compute.clone() })
     }
 
     /// Sample rate of the model.
@@ -78,7 +88,7 @@ impl VoiceDetector {
         Ok(DetectorStream {
             resampler,
             online: OnlineState::default(),
-            network: State::default(),
+            network: self.start.clone(),
             endpointer: Endpointer::new(&self.config, end_silence)?,
         })
     }
@@ -88,52 +98,119 @@ impl VoiceDetector {
     /// # Errors
     /// [`crate::Error::Inference`], with the op that failed.
     pub fn push(&self, stream: &mut DetectorStream, samples: &[f32], last: bool) -> Result<Vec<Event>> {
-        let mut resampled = Vec::new();
+        only(self.push_each(vec![Push { stream, samples, last }]).into_iter().collect::<Result<_>>()?)
+    }
+
+    /// The same for several streams, whose network steps are batched, with a result for each: none fails for another.
+    pub fn push_each(&self, pushes: Vec<Push<'_>>) -> Vec<Result<Vec<Event>>> {
+        let heard = pushes.into_par_iter().map(|push| catch(|| Ok(self.hear(push))));
+        let mut heard: Vec<Result<Heard>> = heard.collect();
+        let mut due: Vec<&mut Heard> = heard.iter_mut().filter_map(|heard| heard.as_mut().ok()).collect();
+        due.sort_by_key(|heard| heard.features.frames());
+        let batches = due.chunk_by_mut(|a, b| a.features.frames() == b.features.frames());
+        let batches: Vec<&mut [&mut Heard]> =
+            batches.flat_map(|same| same.chunks_mut(batch(same.len()))).collect();
+        batches.into_par_iter().for_each(|batch| {
+            let scores = confined(batch, |batch| self.step(batch));
+            batch.iter_mut().zip(scores).for_each(|(heard, scores)| heard.scores = scores);
+        });
+        heard.into_iter().map(|heard| catch(|| heard?.decide(&self.start))).collect()
+    }
+
+    /// The features of what was pushed.
+    fn hear<'a>(&self, push: Push<'a>) -> Heard<'a> {
+        let Push { stream, samples, last } = push;
         let samples = match &mut stream.resampler {
             Some(resampler) => {
+                let mut resampled = Vec::new();
                 resampler.push(samples, &mut resampled);
                 if let Some(resampler) = stream.resampler.take_if(|_| last) {
                     resampler.finish(&mut resampled);
                 }
-                &resampled
+                Cow::Owned(resampled)
             }
-            None => samples,
+            None => Cow::Borrowed(samples),
         };
-        let features = OnlineFrontend::new(&self.frontend).push(&mut stream.online, samples, last);
-        let scores = match features.frames() {
-            0 => Vec::new(),
-            _ => self.silence(&self.scores(&mut stream.network, features)?)?,
-        };
-        let mut events = stream.endpointer.push(samples, &scores);
-        if last {
-            events.extend(stream.endpointer.finish());
-            stream.network = State::default();
-        }
-        Ok(events)
+        let features = OnlineFrontend::new(&self.frontend).push(&mut stream.online, &samples, last);
+        Heard { stream, samples, last, features, scores: Ok(Vec::new()) }
     }
 
-    /// `vad_scores [1, T, classes]` of the next feature rows.
+    /// Scores as many new frames of each stream, one or more, and moves their states on.
+    fn step(&self, batch: &mut [&mut Heard]) -> Result<Vec<Vec<f32>>> {
+        let frames = batch.first().map_or(0, |heard| heard.features.frames());
+        if frames == 0 {
+            return Ok(vec![Vec::new(); batch.len()]);
+        }
+        let rows: Vec<f32> = batch.iter().flat_map(|heard| &heard.features.values).copied().collect();
+        let shape = (batch.len(), frames, rows.len() / (batch.len() * frames));
+        let speech = Tensor::from_vec(rows, shape, &self.compute.device)?.to_dtype(self.compute.dtype)?;
+        let mut states: Vec<State> = batch.iter().map(|heard| heard.stream.network.clone()).collect();
+        let silence = self.silence(&self.model.step(&mut states, &speech)?)?;
+        batch.iter_mut().zip(states).for_each(|(heard, state)| heard.stream.network = state);
+        Ok(silence)
+    }
+
+    /// `vad_scores [1, T, classes]` of the feature rows of a whole recording.
     ///
     /// # Errors
     /// [`crate::Error::Inference`], with the op that failed.
-    pub fn scores(&self, state: &mut State, features: Features) -> Result<Tensor> {
+    pub fn scores(&self, features: Features) -> Result<Tensor> {
         let shape = (1, features.frames(), features.width);
         let speech = Tensor::from_vec(features.values, shape, &self.compute.device)?;
-        Ok(self.model.step(state, &speech.to_dtype(self.compute.dtype)?)?)
+        Ok(self.model.step(&mut [self.start.clone()], &speech.to_dtype(self.compute.dtype)?)?)
     }
 
-    /// Probability of silence of each frame of `vad_scores [1, T, classes]`: the classes named by `sil_pdf_ids`
-    /// together.
+    /// Probability of silence of each frame of each item of `vad_scores [B, T, classes]`: the classes named by
+    /// `sil_pdf_ids` together.
     ///
     /// # Errors
     /// [`crate::Error::Inference`], with the op that failed.
-    pub fn silence(&self, scores: &Tensor) -> Result<Vec<f32>> {
-        let scores = scores.squeeze(0)?.to_dtype(DType::F32)?;
-        Ok(scores.index_select(&self.silence_ids, 1)?.sum(1)?.to_vec1()?)
+    pub fn silence(&self, scores: &Tensor) -> Result<Vec<Vec<f32>>> {
+        Ok(scores.to_dtype(DType::F32)?.index_select(&self.silence_ids, 2)?.sum(2)?.to_vec2()?)
     }
 }
 
-/// The state of one stream, for [`VoiceDetector::push`]. It does not grow.
+/// Streams of a batch out of so many: each thread has some, and what a batch computes stays in a core's cache.
+fn batch(streams: usize) -> usize {
+    streams.div_ceil(rayon::current_num_threads().max(1)).clamp(1, MAX_BATCH)
+}
+
+/// The next samples of a stream, for [`VoiceDetector::push_each`].
+#[derive(Debug)]
+pub struct Push<'a> {
+    /// The stream.
+    pub stream: &'a mut DetectorStream,
+    /// Its samples.
+    pub samples: &'a [f32],
+    /// Whether it ends with them and its open segment is closed.
+    pub last: bool,
+}
+
+/// A push on its way.
+struct Heard<'a> {
+    stream: &'a mut DetectorStream,
+    /// At the model's rate.
+    samples: Cow<'a, [f32]>,
+    last: bool,
+    /// The rows that they completed.
+    features: Features,
+    /// Probability of silence of each.
+    scores: Result<Vec<f32>>,
+}
+
+impl Heard<'_> {
+    fn decide(self, start: &State) -> Result<Vec<Event>> {
+        let DetectorStream { endpointer, network, .. } = self.stream;
+        let mut events = endpointer.push(&self.samples, &self.scores?);
+        if self.last {
+            events.extend(endpointer.finish());
+            *network = start.clone();
+        }
+        Ok(events)
+    }
+}
+
+/// The state of one stream. It does not grow.
 #[derive(Debug)]
 pub struct DetectorStream {
     resampler: Option<Resampler>,
