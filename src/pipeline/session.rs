@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::batch::confined;
 use super::held::Held;
 use super::{
@@ -183,20 +185,19 @@ impl RealTime {
     /// The same with a result for each session: one that fails, or panics, is at its end, and the others are as if they
     /// had been without it.
     pub fn advance_each(&self, sessions: &mut [&mut Session]) -> Vec<Result<Vec<Message>>> {
-        while self.listen(sessions) | self.correct(sessions) {}
-        sessions.iter_mut().map(|session| session.take_messages()).collect()
+        each(sessions, |group| while self.listen(group) | self.correct(group) {})
     }
 
     /// The first pass alone, likewise: a session stands still where it [awaits a correction](Session::awaited_samples).
     pub fn stream_each(&self, sessions: &mut [&mut Session]) -> Vec<Result<Vec<Message>>> {
-        while self.listen(sessions) {}
-        sessions.iter_mut().map(|session| session.take_messages()).collect()
+        each(sessions, |group| while self.listen(group) {})
     }
 
     /// The second pass for sessions that await it, in one batch. They then stand where they stood before it.
     pub fn correct_each(&self, sessions: &mut [&mut Session]) -> Vec<Result<Vec<Message>>> {
-        self.correct(sessions);
-        sessions.iter_mut().map(|session| session.take_messages()).collect()
+        each(sessions, |group| {
+            self.correct(group);
+        })
     }
 
     /// Pushes `samples` to one session, ends it after them if they are the `last`, and returns what it has to say.
@@ -309,6 +310,17 @@ impl RealTime {
         }
         !due.is_empty()
     }
+}
+
+/// Does `work` on the sessions, in as many groups as there are threads, and returns what each has to say. The network steps
+/// of a group are batched; groups do not wait for each other, and a thread that is done helps with the ops of the others.
+fn each(
+    sessions: &mut [&mut Session],
+    work: impl Fn(&mut [&mut Session]) + Sync + Send,
+) -> Vec<Result<Vec<Message>>> {
+    let group = sessions.len().div_ceil(rayon::current_num_threads().max(1)).max(1);
+    sessions.par_chunks_mut(group).for_each(work);
+    sessions.iter_mut().map(|session| session.take_messages()).collect()
 }
 
 /// One stream of audio and what is known of it. Its size does not depend on how long it runs.
