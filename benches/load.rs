@@ -29,6 +29,9 @@ const PIECE_BYTES: usize = 2 * RATE as usize * PIECE_MS as usize / 1000;
 /// Between two connects: a crowd that comes in a second is another test.
 const RAMP: Duration = Duration::from_millis(5);
 
+/// Until the allocator has given back what nobody uses.
+const SETTLE: Duration = Duration::from_secs(15);
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, Clone, Parser)]
@@ -105,7 +108,7 @@ async fn main() -> Result<(), Error> {
     }
     let seconds = started.elapsed().as_secs_f64();
     drop(idle);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(SETTLE).await;
     let after = scrape(&address).await?;
     let mut seen = seen.lock().unwrap_or_else(|e| e.into_inner());
     let rss = |page: &Page| page.value("resident_memory_bytes") / 1e6;
