@@ -1,11 +1,19 @@
 //! Access to the CPU storage of op arguments.
 
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+/// Whether ops take their references everywhere: `benches/compare` shows with it what the fast versions bring.
+static REFERENCES: LazyLock<bool> = LazyLock::new(|| std::env::var_os("FUNASR_CANDLE_REFERENCES").is_some());
+
 /// True where the fast CPU versions apply.
+pub(crate) fn is_fast(x: &Tensor) -> bool {
+    is_f32_on_cpu(x) && !*REFERENCES
+}
+
 pub(crate) fn is_f32_on_cpu(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }

@@ -30,7 +30,7 @@ impl FsmnMemory {
     /// `x [B, T, D]`, `taps [K, D]` -> `[B, T, D]`.
     pub fn forward(&self, x: &Tensor, taps: &Tensor) -> Result<Tensor> {
         self.lengths.check("fsmn-memory", x)?;
-        if !cpu::is_f32_on_cpu(x) {
+        if !cpu::is_fast(x) {
             return self.reference(x, taps);
         }
         let x = if x.stride()[2] == 1 { x.clone() } else { x.contiguous()? };

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use funasr_candle::audio::read_all;
 use funasr_candle::frontend::Features;
 use funasr_candle::pipeline::{
     OnlineRecognizer, OnlineStream, PunctuationModel, Recognition, Recognizer, Request, StreamOptions,
@@ -17,15 +18,18 @@ use super::output::print_line;
 use super::session::{self, ComputeArgs, HubArgs, Role};
 use super::vad::closed;
 
-/// Time a model on made-up audio (punctuation: on text) or given features; one JSON line
+/// Time a model on made-up or given audio (punctuation: on text) or features; one JSON line
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Any model [default: an installed one, else the embedded demo]
     #[arg(long)]
     model: Option<String>,
-    /// Length of the made-up audio
+    /// Length of the audio
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
+    /// Take it from the beginning of this recording
+    #[arg(long, value_name = "F")]
+    audio: Option<PathBuf>,
     /// Utterances in one forward pass, or streams stepped together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
@@ -72,7 +76,7 @@ impl Args {
         let timing = match files.class()? {
             "FsmnVADStreaming" => {
                 let detector = VoiceDetector::load(&files, &compute)?;
-                self.time(self.detect(&detector))?
+                self.time(self.detect(&detector)?)?
             }
             "CTTransformer" | "CTTransformerStreaming" => {
                 let model = PunctuationModel::load(&files, &compute)?;
@@ -80,7 +84,7 @@ impl Args {
             }
             "ParaformerStreaming" => {
                 let recognizer = OnlineRecognizer::load(&files, &compute)?;
-                self.time(self.stream(&recognizer))?
+                self.time(self.stream(&recognizer)?)?
             }
             _ => {
                 let recognizer = Recognizer::load(&files, &compute)?;
@@ -117,8 +121,17 @@ impl Args {
         Ok(Timing { seconds, tokens, batch: job.batch, audio_seconds: job.audio_seconds })
     }
 
-    fn noise(&self, sample_rate: u32) -> Vec<f32> {
-        noise((self.seconds * f64::from(sample_rate)) as usize)
+    /// The audio of one item.
+    fn samples(&self, sample_rate: u32) -> Result<Vec<f32>> {
+        let count = (self.seconds * f64::from(sample_rate)) as usize;
+        let Some(file) = &self.audio else { return Ok(noise(count)) };
+        let mut samples = read_all(file, sample_rate, Some(self.seconds))?;
+        if samples.len() < count {
+            let message = format!("{}: shorter than {} seconds (--seconds)", file.display(), self.seconds);
+            return Err(Error::Unsupported(message));
+        }
+        samples.truncate(count);
+        Ok(samples)
     }
 
     /// A job on `seconds` of audio in each item of the batch.
@@ -130,7 +143,7 @@ impl Args {
     fn recognize<'a>(&self, recognizer: &'a Recognizer) -> Result<Job<'a>> {
         let tokens = |items: Vec<Recognition>| items.iter().map(|item| item.tokens.len()).sum();
         let Some(file) = &self.features else {
-            let audio = self.noise(recognizer.sample_rate());
+            let audio = self.samples(recognizer.sample_rate())?;
             let batch = usize::from(self.batch);
             return Ok(self.job(move || {
                 let request = Request::default();
@@ -153,10 +166,10 @@ impl Args {
     }
 
     /// Streams of one pace, stepped together.
-    fn stream<'a>(&self, recognizer: &'a OnlineRecognizer) -> Job<'a> {
-        let audio = self.noise(recognizer.sample_rate());
+    fn stream<'a>(&self, recognizer: &'a OnlineRecognizer) -> Result<Job<'a>> {
+        let audio = self.samples(recognizer.sample_rate())?;
         let batch = usize::from(self.batch);
-        self.job(move || {
+        Ok(self.job(move || {
             let mut streams = (0..batch)
                 .map(|_| recognizer.stream(&StreamOptions::default()))
                 .collect::<Result<Vec<OnlineStream>>>()?;
@@ -175,15 +188,15 @@ impl Args {
                 }
             }
             Ok(tokens)
-        })
+        }))
     }
 
     /// Streams one after the other, minute by minute, as for files.
-    fn detect<'a>(&self, detector: &'a VoiceDetector) -> Job<'a> {
-        let audio = self.noise(detector.sample_rate());
+    fn detect<'a>(&self, detector: &'a VoiceDetector) -> Result<Job<'a>> {
+        let audio = self.samples(detector.sample_rate())?;
         let (batch, rate) = (self.batch, detector.sample_rate());
         let chunk = (FILE_CHUNK_MS / 1000 * rate) as usize;
-        self.job(move || {
+        Ok(self.job(move || {
             let mut segments = 0;
             for _ in 0..batch {
                 let mut stream = detector.stream(rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
@@ -194,7 +207,7 @@ impl Args {
                 }
             }
             Ok(segments)
-        })
+        }))
     }
 
     fn punctuate<'a>(&self, model: &'a PunctuationModel) -> Job<'a> {
