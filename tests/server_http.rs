@@ -374,6 +374,26 @@ fn an_upload_that_stalls_is_given_up() {
     }
 }
 
+/// A byte now and then is no upload either.
+#[test]
+fn an_upload_that_trickles_is_given_up() {
+    let hasty = Running::start(Settings { idle_seconds: 1, ..Settings::default() });
+    let mut socket = TcpStream::connect(hasty.address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let head = format!(
+        "POST /recognition HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\
+         content-type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let start = Instant::now();
+    let mut reply = [0; 12];
+    while socket.read_exact(&mut reply).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is listened to for ever");
+        socket.write_all(b"-").unwrap();
+    }
+    assert_eq!(&reply, b"HTTP/1.1 408");
+}
+
 #[test]
 fn keys_are_asked_for_but_the_page_is_open() {
     let mut keys = tempfile::NamedTempFile::new().unwrap();

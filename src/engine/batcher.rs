@@ -1,11 +1,11 @@
-//! Speech segments of many recordings, recognised in shared batches.
+//! Speech segments in shared batches: of many recordings, or of many live sessions.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Stats;
-use super::threads::{spawn, step_back};
+use super::threads::{FILES, spawn, step_back};
 use crate::error::{Error, Result};
 use crate::pipeline::{Recognition, Request, Utterance, batch};
 
@@ -50,11 +50,8 @@ impl Batcher {
         for _ in 0..threads {
             let (receiver, recognize, stats) = (receiver.clone(), recognize.clone(), stats.clone());
             spawn("recognize", move || {
-                step_back();
-                let mut waiting = Vec::new();
-                while gather(&receiver, budget, &mut waiting) {
-                    run(next_batch(&mut waiting, budget), &*recognize, &stats);
-                }
+                step_back(FILES);
+                batches(&receiver, budget, |batch| run(batch, &*recognize, &stats));
             })?;
         }
         Ok(Self(sender))
@@ -81,15 +78,29 @@ fn ended() -> Error {
     Error::Overloaded("the engine has ended".into())
 }
 
+/// What has its place in a batch.
+pub(super) trait Entry {
+    /// Samples of its audio.
+    fn samples(&self) -> usize;
+}
+
+/// Runs batches of what comes, until nobody sends any more.
+pub(super) fn batches<T: Entry>(receiver: &Mutex<Receiver<T>>, budget: Budget, mut run: impl FnMut(Vec<T>)) {
+    let mut waiting = Vec::new();
+    while gather(receiver, budget, &mut waiting) {
+        run(next_batch(&mut waiting, budget));
+    }
+}
+
 /// Waits for a segment, and then until there are enough for a batch or the time is over; false at the end.
-fn gather(receiver: &Mutex<Receiver<Item>>, budget: Budget, waiting: &mut Vec<Item>) -> bool {
+fn gather<T: Entry>(receiver: &Mutex<Receiver<T>>, budget: Budget, waiting: &mut Vec<T>) -> bool {
     let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
     if waiting.is_empty() {
         let Ok(first) = receiver.recv() else { return false };
         waiting.push(first);
     }
     let deadline = Instant::now() + budget.wait;
-    while waiting.iter().map(|item| item.samples.len()).sum::<usize>() < budget.samples {
+    while waiting.iter().map(Entry::samples).sum::<usize>() < budget.samples {
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(item) => waiting.push(item),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
@@ -99,12 +110,12 @@ fn gather(receiver: &Mutex<Receiver<Item>>, budget: Budget, waiting: &mut Vec<It
 }
 
 /// The segment that waits longest, with others of about its length.
-fn next_batch(waiting: &mut Vec<Item>, budget: Budget) -> Vec<Item> {
-    let lengths: Vec<usize> = waiting.iter().map(|item| item.samples.len()).collect();
+fn next_batch<T: Entry>(waiting: &mut Vec<T>, budget: Budget) -> Vec<T> {
+    let lengths: Vec<usize> = waiting.iter().map(Entry::samples).collect();
     let groups = batch::bucket(&lengths, budget.samples);
     let mut group = groups.into_iter().find(|group| group.contains(&0)).unwrap_or_default();
     group.sort_unstable();
-    let mut batch: Vec<Item> = group.iter().rev().map(|&i| waiting.remove(i)).collect();
+    let mut batch: Vec<T> = group.iter().rev().map(|&i| waiting.remove(i)).collect();
     batch.reverse();
     batch
 }
@@ -117,6 +128,12 @@ fn run(mut batch: Vec<Item>, recognize: &Recognize, stats: &Stats) {
     });
     // A recording that has failed or was cancelled waits no more.
     batch.iter().zip(results).for_each(|(item, result)| drop(item.reply.send((item.place, result))));
+}
+
+impl Entry for Item {
+    fn samples(&self) -> usize {
+        self.samples.len()
+    }
 }
 
 impl Item {

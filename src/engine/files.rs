@@ -9,7 +9,7 @@ use async_channel::{Receiver, Sender, TrySendError, bounded};
 use rayon::ThreadPoolBuilder;
 
 use super::batcher::{Batcher, Budget};
-use super::threads::{spawn, step_back};
+use super::threads::{FILES, spawn, step_back};
 use super::{EngineOptions, Stats};
 use crate::audio::AudioReader;
 use crate::error::{Error, Result, catch};
@@ -101,7 +101,7 @@ impl Files {
         let transcriber = Arc::new(transcriber);
         let recognizer = transcriber.clone();
         let pool =
-            ThreadPoolBuilder::new().num_threads(options.threads).start_handler(|_| step_back()).build();
+            ThreadPoolBuilder::new().num_threads(options.threads).start_handler(|_| step_back(FILES)).build();
         let pool = pool.map_err(|cause| Error::Device(format!("threads: {cause}")))?;
         let samples = options.batch_seconds as usize * transcriber.sample_rate() as usize;
         let batcher = Batcher::start(
@@ -122,7 +122,7 @@ impl Files {
             };
             let tasks = tasks.clone();
             spawn("transcribe", move || {
-                step_back();
+                step_back(FILES);
                 while let Ok(task) = tasks.recv_blocking() {
                     worker.take(task);
                 }

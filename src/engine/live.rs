@@ -1,28 +1,21 @@
-//! Live sessions: one thread owns them all and moves those that are due on together.
-//!
-//! While it works, audio arrives; so the more sessions there are, the more share a step. Nothing waits on purpose.
+//! Live sessions as their clients hold them: audio goes in, messages come out.
 
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Instant;
 
-use async_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use async_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::threads::spawn;
+use super::rounds::{MAX_UNTAKEN, Slot, start};
 use super::{EngineOptions, Stats};
 use crate::audio::Resampler;
 use crate::error::{Error, Result};
-use crate::pipeline::{Message, RealTime, Session, SessionOptions};
+use crate::pipeline::{Message, RealTime, SessionOptions};
 
 /// Audio in one piece of input.
 const PIECE_MS: usize = 240;
 /// Pieces that may wait for the owner; then who pushes waits.
 const MAX_PIECES: usize = 16;
-/// Pieces of one session in a round, so that one with much to hear does not keep the others waiting.
-const PIECES_PER_ROUND: usize = 4;
-/// Messages that nobody has taken, from which on a session rests.
-const MAX_UNTAKEN: usize = 64;
 
 /// A session that was opened: audio goes in, messages come out, each from any thread or task.
 #[derive(Debug)]
@@ -53,9 +46,12 @@ pub struct LiveInput {
     odd: Option<u8>,
 }
 
+/// What comes to a session.
 #[derive(Debug)]
-enum Input {
+pub(super) enum Input {
+    /// Samples at the models' rate.
     Audio { samples: Vec<f32>, arrived: Instant },
+    /// No more of them.
     Finish { arrived: Instant },
 }
 
@@ -181,11 +177,8 @@ pub(super) struct Live {
 impl Live {
     pub fn start(models: RealTime, options: &EngineOptions, stats: &Arc<Stats>) -> Result<Self> {
         let models = Arc::new(models);
-        let pool = ThreadPoolBuilder::new().num_threads(options.threads).thread_name(|i| format!("live {i}"));
-        let pool = pool.build().map_err(|cause| Error::Device(format!("threads: {cause}")))?;
         let (newcomers, arrivals) = bounded(options.max_sessions.max(1));
-        let owner = Owner { models: models.clone(), pool, arrivals, slots: Vec::new(), stats: stats.clone() };
-        let owner = spawn("live", move || owner.run())?.thread().clone();
+        let owner = start(&models, arrivals, options, stats)?;
         let max_sessions = options.max_sessions;
         Ok(Self { models, newcomers, owner, max_sessions, stats: stats.clone() })
     }
@@ -218,125 +211,5 @@ impl Drop for Live {
     fn drop(&mut self) {
         self.newcomers.close();
         self.owner.unpark();
-    }
-}
-
-/// The thread that owns the sessions.
-struct Owner {
-    models: Arc<RealTime>,
-    /// Cores for live work; file work has others, which step back.
-    pool: ThreadPool,
-    arrivals: Receiver<Slot>,
-    slots: Vec<Slot>,
-    stats: Arc<Stats>,
-}
-
-/// A session and its ends.
-struct Slot {
-    session: Session,
-    input: Receiver<Input>,
-    output: Sender<Result<Said>>,
-    /// Arrival of the oldest audio of this round; nothing if there is none.
-    due: Option<Instant>,
-    stats: Arc<Stats>,
-}
-
-impl Owner {
-    fn run(mut self) {
-        loop {
-            while let Ok(slot) = self.arrivals.try_recv() {
-                self.slots.push(slot);
-            }
-            let rate = self.models.sample_rate();
-            self.slots.retain_mut(|slot| slot.take_input(rate));
-            if self.slots.iter().any(|slot| slot.due.is_some()) {
-                self.advance();
-            } else if self.slots.is_empty() && self.arrivals.is_closed() {
-                return;
-            } else {
-                std::thread::park();
-            }
-        }
-    }
-
-    /// One round: all sessions with new audio.
-    fn advance(&mut self) {
-        let mut due: Vec<&mut Slot> = self.slots.iter_mut().filter(|slot| slot.due.is_some()).collect();
-        self.stats.live_batches.observe(due.len() as f64);
-        let mut sessions: Vec<&mut Session> = due.iter_mut().map(|slot| &mut slot.session).collect();
-        let said = self.pool.install(|| self.models.advance_each(&mut sessions));
-        for (slot, messages) in due.iter_mut().zip(said) {
-            match messages {
-                Ok(messages) => slot.say(messages),
-                Err(error) => slot.fail(error),
-            }
-        }
-    }
-}
-
-impl Slot {
-    fn new(
-        session: Session,
-        input: Receiver<Input>,
-        output: Sender<Result<Said>>,
-        stats: &Arc<Stats>,
-    ) -> Self {
-        stats.sessions.add(1);
-        stats.sessions_opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Self { session, input, output, due: None, stats: stats.clone() }
-    }
-
-    /// Takes what has arrived, up to the share of a round; false if the session is over.
-    fn take_input(&mut self, rate: u32) -> bool {
-        self.due = None;
-        if self.output.is_closed() || self.session.ended() {
-            return false;
-        }
-        if self.output.len() >= MAX_UNTAKEN {
-            return true;
-        }
-        for _ in 0..PIECES_PER_ROUND {
-            let arrived = match self.input.try_recv() {
-                Ok(Input::Audio { samples, arrived }) => {
-                    let ms = samples.len() as u64 * 1000 / u64::from(rate);
-                    self.stats.live_audio_ms.fetch_add(ms, std::sync::atomic::Ordering::Relaxed);
-                    if let Err(error) = self.session.push(&samples) {
-                        self.fail(error);
-                        return false;
-                    }
-                    arrived
-                }
-                Ok(Input::Finish { arrived }) => {
-                    self.session.finish();
-                    arrived
-                }
-                Err(TryRecvError::Empty) => break,
-                // After `Finish` it is over by its final message, before it by the client's leaving.
-                Err(TryRecvError::Closed) => return self.due.is_some(),
-            };
-            self.due.get_or_insert(arrived);
-        }
-        true
-    }
-
-    fn say(&mut self, messages: Vec<Message>) {
-        let heard = self.due.unwrap_or_else(Instant::now);
-        for message in messages {
-            self.stats.live_seconds.observe_time(heard.elapsed());
-            // A client that has left is noticed in the next round.
-            let _ = self.output.try_send(Ok(Said { message, heard }));
-        }
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.stats.sessions_failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let _ = self.output.try_send(Err(error));
-        self.output.close();
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.stats.sessions.add(-1);
     }
 }

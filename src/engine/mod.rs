@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! recordings -> queue -> workers: decode, detect -> batchers: recognise -> workers: punctuate -> Job
-//! live audio -> one thread that moves all sessions on together -> LiveSession
+//! live audio -> a thread that moves all sessions on <-> one that corrects segments -> LiveSession
 //! ```
 //!
 //! Every queue is bounded: a full one is [`Error::Overloaded`] for who asks, or makes who pushes wait. The weights are in
@@ -13,6 +13,7 @@
 mod batcher;
 mod files;
 mod live;
+mod rounds;
 mod stats;
 mod threads;
 

@@ -101,8 +101,10 @@ pub struct Stats {
     pub live_audio_ms: AtomicU64,
     /// Sessions that move on in one round.
     pub live_batches: Histogram,
-    /// From audio's arrival to what it made a session say.
+    /// From audio's arrival to the streamed text that it led to.
     pub live_seconds: Histogram,
+    /// From the arrival of the audio that ended a segment to its correction.
+    pub correction_seconds: Histogram,
 }
 
 impl Default for Stats {
@@ -122,6 +124,7 @@ impl Default for Stats {
             live_audio_ms: AtomicU64::default(),
             live_batches: Histogram::new(SIZES),
             live_seconds: Histogram::new(SECONDS),
+            correction_seconds: Histogram::new(SECONDS),
         }
     }
 }

@@ -4,8 +4,10 @@ use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
 
-/// How much file work steps back behind live work, on the scale of nice(1).
-const BACKGROUND: i32 = 10;
+/// How much the second pass of live sessions steps back behind the first, on the scale of nice(1).
+pub(super) const CORRECTIONS: i32 = 5;
+/// How much file work steps back behind live work.
+pub(super) const FILES: i32 = 10;
 
 /// Starts a named thread.
 pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -14,7 +16,7 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
 }
 
 /// Lets the calling thread step back: when cores are short, live work comes first.
-pub(super) fn step_back() {
+pub(super) fn step_back(nice: i32) {
     // On Linux the thread alone; where it is the whole process, all stay equal.
-    let _ = rustix::process::nice(BACKGROUND);
+    let _ = rustix::process::nice(nice);
 }

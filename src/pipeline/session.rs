@@ -185,17 +185,19 @@ impl RealTime {
     /// The same with a result for each session: one that fails, or panics, is at its end, and the others are as if they
     /// had been without it.
     pub fn advance_each(&self, sessions: &mut [&mut Session]) -> Vec<Result<Vec<Message>>> {
-        loop {
-            let heard = sessions.par_iter_mut().map(|session| {
-                let heard = catch(|| session.hear(self));
-                session.unless_failed(heard).unwrap_or(false)
-            });
-            let heard: Vec<bool> = heard.collect();
-            while self.stream(sessions) | self.correct(sessions) {}
-            if !heard.contains(&true) {
-                break;
-            }
-        }
+        while self.listen(sessions) | self.correct(sessions) {}
+        sessions.iter_mut().map(|session| session.take_messages()).collect()
+    }
+
+    /// The first pass alone, likewise: a session stands still where it [awaits a correction](Session::awaited_samples).
+    pub fn stream_each(&self, sessions: &mut [&mut Session]) -> Vec<Result<Vec<Message>>> {
+        while self.listen(sessions) {}
+        sessions.iter_mut().map(|session| session.take_messages()).collect()
+    }
+
+    /// The second pass for sessions that await it, in one batch. They then stand where they stood before it.
+    pub fn correct_each(&self, sessions: &mut [&mut Session]) -> Vec<Result<Vec<Message>>> {
+        self.correct(sessions);
         sessions.iter_mut().map(|session| session.take_messages()).collect()
     }
 
@@ -215,6 +217,18 @@ impl RealTime {
             messages.extend(self.advance(&mut [session])?.concat());
         }
         Ok(messages)
+    }
+
+    /// Streams what is planned, hears one unit more and streams that; false if no session had a unit to hear.
+    fn listen(&self, sessions: &mut [&mut Session]) -> bool {
+        while self.stream(sessions) {}
+        let heard = sessions.par_iter_mut().map(|session| {
+            let heard = catch(|| session.hear(self));
+            session.unless_failed(heard).unwrap_or(false)
+        });
+        let heard: Vec<bool> = heard.collect();
+        while self.stream(sessions) {}
+        heard.contains(&true)
     }
 
     /// One chunk of the first pass for every session that is due; false if none is.
@@ -365,6 +379,14 @@ impl Session {
         self.finished = true;
     }
 
+    /// Samples of the segment whose correction it awaits before it can go on; nothing if it awaits none.
+    pub fn awaited_samples(&self) -> Option<usize> {
+        match self.plan.front()? {
+            Step::Correct(segment) => Some(segment.samples.len()),
+            Step::Read(_) | Step::EndRead => None,
+        }
+    }
+
     /// Whether the last message was given out.
     pub fn ended(&self) -> bool {
         self.end == End::Told
@@ -381,11 +403,13 @@ impl Session {
         self.held.ms(self.held.samples.len() + waiting + planned.sum::<usize>())
     }
 
-    /// Takes the next unit, finds out where speech begins and ends, and plans what follows; false if no unit is complete.
+    /// Takes the next unit, finds out where speech begins and ends, and plans what follows; false if no unit is complete, or
+    /// a correction comes first.
     fn hear(&mut self, models: &RealTime) -> Result<bool> {
         let unit = self.held.count(UNIT_MS);
         let last = self.finished && self.waiting.len() <= unit;
-        if self.end != End::Open || (self.waiting.len() < unit && !last) {
+        let stands = self.end != End::Open || !self.plan.is_empty();
+        if stands || (self.waiting.len() < unit && !last) {
             return Ok(false);
         }
         let heard: Vec<f32> = self.waiting.drain(..unit.min(self.waiting.len())).collect();
@@ -474,13 +498,8 @@ impl Session {
     }
 
     fn take_segment(&mut self) -> Option<Segment> {
-        match self.plan.pop_front()? {
-            Step::Correct(segment) => Some(segment),
-            step => {
-                self.plan.push_front(step);
-                None
-            }
-        }
+        let step = self.plan.pop_front_if(|step| matches!(step, Step::Correct(_)))?;
+        if let Step::Correct(segment) = step { Some(segment) } else { None }
     }
 
     fn say_partial(&mut self, tokens: &[Token]) {
@@ -515,7 +534,13 @@ impl Session {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        if let End::Heard(unit) = self.end {
+        if let End::Heard(unit) = &mut self.end {
+            if !self.plan.is_empty() {
+                // What is to come is of the last unit, too.
+                *unit = 0;
+                return Ok(std::mem::take(&mut self.messages));
+            }
+            let unit = *unit;
             self.end = End::Told;
             if self.messages.len() <= unit {
                 self.say(String::new(), Pass::Streaming { first: !self.sentence.begun });

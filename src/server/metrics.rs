@@ -118,7 +118,10 @@ impl Page {
         let audio = ms(&stats.live_audio_ms);
         self.one("live_audio_seconds_total", "counter", "audio of live sessions heard", audio);
         self.histogram("live_batch_size", "sessions that moved on together", &stats.live_batches);
-        self.histogram("live_latency_seconds", "from audio's arrival to what it led to", &stats.live_seconds);
+        let help = "from audio's arrival to the streamed text it led to";
+        self.histogram("live_latency_seconds", help, &stats.live_seconds);
+        let help = "from the end of a segment to its correction";
+        self.histogram("correction_latency_seconds", help, &stats.correction_seconds);
     }
 }
 

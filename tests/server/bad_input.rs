@@ -4,6 +4,12 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use futures_util::{SinkExt, StreamExt};
+use proptest::collection::{hash_map, vec};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use serde_json::{Map, Value, json};
 
 use super::*;
 
@@ -70,6 +76,77 @@ async fn text_that_cannot_be_understood_is_answered() {
     desk.close().await;
 }
 
+/// A value of any type, as often as not one that a client could mean.
+fn value() -> impl Strategy<Value = Value> {
+    const WORDS: [&str; 12] =
+        ["", "offline", "online", "5,10,5", "[5,10,5]", "false", "wav", "mp3", "8000", "\0", "-1", "{"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-20i64..20).prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        select(&WORDS[..]).prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            hash_map(any::<String>(), inner, 0..3).prop_map(|map| Value::from(Map::from_iter(map))),
+        ]
+    })
+}
+
+/// Whatever a text frame says under the keys that the protocol knows, it is answered or taken, and the connection goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_object_is_survived() {
+    const KEYS: [&str; 14] = [
+        "mode",
+        "wav_name",
+        "wav_format",
+        "audio_fs",
+        "chunk_size",
+        "chunk_interval",
+        "hotwords",
+        "itn",
+        "svs_lang",
+        "encoder_chunk_look_back",
+        "decoder_chunk_look_back",
+        "is_speaking",
+        "is_finished",
+        "is_end",
+    ];
+    let objects = hash_map(select(&KEYS[..]), value(), 0..5);
+    let mut runner = TestRunner::deterministic();
+    let mut object = || json!(objects.new_tree(&mut runner).unwrap().current()).to_string();
+    let objects: Vec<String> = (0..1000).map(|_| object()).collect();
+
+    let desk = Desk::open().await;
+    let Client { mut sender, mut receiver } = desk.client().await;
+    let talk = async {
+        for object in &objects {
+            sender.text(object).await.unwrap();
+            sender.audio(&[1, 2, 3]).await.unwrap();
+        }
+        sender.finish().await.unwrap();
+        sender.begin(&Options { wav_name: "the end".to_owned(), ..options("offline") }).await.unwrap();
+        sender.audio(&pcm("short_07")).await.unwrap();
+        sender.finish().await.unwrap();
+    };
+    let listen = async {
+        loop {
+            let reply = receiver.next().await.unwrap().unwrap();
+            if reply.wav_name == "the end" && reply.is_final {
+                return reply;
+            }
+        }
+    };
+    let ((), reply) = tokio::time::timeout(PATIENCE, async { tokio::join!(talk, listen) }).await.unwrap();
+    assert_eq!(reply.text, "把风扇关掉。");
+    assert_clean(&desk).await;
+    desk.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_too_big_ends_its_connection_alone() {
     let desk = Desk::with(Settings { max_message_bytes: 1 << 20, ..Settings::default() }).await;
@@ -94,6 +171,33 @@ async fn a_message_too_big_ends_its_connection_alone() {
     desk.close().await;
 }
 
+/// A flac file of the same sample again and again: four seconds in each of its `frames` of thirteen bytes, and nothing in
+/// its head says how many there are.
+fn constant_flac(frames: u8) -> Vec<u8> {
+    const BLOCK: u16 = 65_535;
+    let crc = |bytes: &[u8], bits: u32, polynomial: u32| {
+        let feed = |crc: u32| (crc << 1) ^ if crc >> (bits - 1) & 1 == 1 { polynomial } else { 0 };
+        let step =
+            |crc: u32, byte: &u8| (0..8).fold(crc ^ (u32::from(*byte) << (bits - 8)), |crc, _| feed(crc));
+        bytes.iter().fold(0, step) & ((1 << bits) - 1)
+    };
+    let block = BLOCK.to_be_bytes();
+    // Block sizes, no frame sizes, 16 kHz mono of 16 bits, an unknown number of samples, no digest.
+    let mut flac = b"fLaC\x80\0\0\x22".to_vec();
+    flac.extend([block, block].concat());
+    flac.extend(b"\0\0\0\0\0\0\x03\xe8\x00\xf0\0\0\0\0");
+    flac.extend([0; 16]);
+    for number in 0..frames {
+        let mut frame = vec![0xff, 0xf8, 0x75, 0x08, number];
+        frame.extend((BLOCK - 1).to_be_bytes());
+        frame.push(crc(&frame, 8, 0x07) as u8);
+        frame.extend([0x00, 0x00, 0x00]);
+        frame.extend((crc(&frame, 16, 0x8005) as u16).to_be_bytes());
+        flac.extend(frame);
+    }
+    flac
+}
+
 /// A recording beyond a limit, of bytes or of seconds, whether it is that long or only says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn recordings_beyond_a_limit_are_refused() {
@@ -108,7 +212,10 @@ async fn recordings_beyond_a_limit_are_refused() {
     claim.extend([0x80; 64]);
     let long = vec![0; 2 * 16 * 4000];
     let big = vec![0; 300_000];
-    for (what, format, bytes) in [("claim", "wav", &claim), ("long", "pcm", &long), ("big", "pcm", &big)] {
+    let bomb = constant_flac(127);
+    let recordings =
+        [("claim", "wav", &claim), ("long", "pcm", &long), ("big", "pcm", &big), ("bomb", "flac", &bomb)];
+    for (what, format, bytes) in recordings {
         let asked = Options { wav_format: format.to_owned(), ..options("offline") };
         let replies = ask(&mut client, &asked, bytes, 64_000).await;
         let [reply] = &replies[..] else { panic!("{what}: {replies:?}") };
@@ -183,12 +290,13 @@ async fn who_never_reads_waits_alone() {
     desk.close().await;
 }
 
+/// Ten thousand, and a machine at rest takes them in some seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_short_connections_leave_nothing() {
     let desk = Desk::open().await;
     let connections = || desk.app.connections();
-    for _ in 0..10 {
-        let visits = (0..30).map(|i| {
+    for _ in 0..100 {
+        let visits = (0..100).map(|i| {
             let (address, url) = (desk.address, desk.url());
             tokio::spawn(async move {
                 match i % 3 {
