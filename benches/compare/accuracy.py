@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 import inputs
-from contenders import FP32, INT8, call, onnx_feed
+from contenders import FP32, INT8, OURS, call, onnx_feed
 
 # Acoustic model -> the output of its encoder in the export and the name of its logits with us.
 STAGES = {
@@ -17,12 +17,12 @@ SECONDS = (5, 6, 7, 8, 20)  # of the inputs
 TRAINED = ("demo", "demo-sensevoice")
 
 
-def errors(model, work, binary):
+def errors(model, folder, binary):
     """Relative errors of 8 bits, the mean over several inputs: stage -> engine -> error."""
-    given = [inputs.features(work, [seconds]) for seconds in SECONDS]
+    works = [inputs.features(folder, [seconds]) for seconds in SECONDS]
     engines = {
-        "onnxruntime": [onnx_stages(model, file, given) for file in (FP32, INT8)],
-        "funasr-candle": [[our_stages(model, dtype, work, binary) for work in given] for dtype in ("f32", "int8")],
+        "onnxruntime": [onnx_stages(model, file, works) for file in (FP32, INT8)],
+        OURS: [[our_stages(model, dtype, work, binary) for work in works] for dtype in ("f32", "int8")],
     }
 
     def error(stage, exact, rounded):
@@ -32,7 +32,8 @@ def errors(model, work, binary):
     return {stage: {name: error(stage, *pair) for name, pair in engines.items()} for stage in stages}
 
 
-def onnx_stages(model, file, given):
+def onnx_stages(model, file, works):
+    """Stage -> rows, for each work, of ONNX Runtime."""
     import onnx
     import onnxruntime
 
@@ -41,11 +42,12 @@ def onnx_stages(model, file, given):
     value = onnx.helper.make_tensor_value_info(encoder_out, onnx.TensorProto.FLOAT, None)
     graph.graph.output.append(value)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs = [session.run(None, onnx_feed(model, work)) for work in given]
+    outputs = [session.run(None, onnx_feed(model, work)) for work in works]
     return [{"encoder_out": output[-1][0], "logits": centred(output[0][0])} for output in outputs]
 
 
 def our_stages(model, dtype, work, binary):
+    """Stage -> rows, of ours."""
     from safetensors.numpy import load_file
 
     _, logits = STAGES[model.name]
@@ -84,6 +86,7 @@ def kept_tokens(name, binary):
 
 
 def tokens(transcript):
+    """Of all segments of a recording."""
     return [token["text"] for segment in transcript["segments"] for token in segment["tokens"]]
 
 

@@ -1,13 +1,16 @@
-"""The contenders: each is loaded once for a model and a number of threads, and then is `Work -> (seconds, count)`.
+"""The contenders: loaded once for a model and a number of threads, then opened for a `Work`.
 
-The count (tokens, segments, marks) shows whether all did the same work.
+A contender is `Work -> context` of a function `() -> Run`, which does the work once.
 """
 
 import json
-import os
+import resource
 import subprocess
 import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from models import load_funasr
 
@@ -16,11 +19,22 @@ FP32, INT8 = "model.onnx", "model_quant.onnx"
 PIPELINE_BATCH = 8  # segments in one call of Paraformer
 
 
-def makers(model, threads, binary, runs):
+@dataclass(frozen=True)
+class Run:
+    """What a run took and gave."""
+
+    wall: float  # seconds
+    cpu: float  # seconds that processors worked for it
+    count: int  # of tokens, segments or marks: whether all did the same work
+
+
+def makers(model, threads, binary):
     """Name -> what loads the contender."""
-    own = ours_of(model, threads, binary, runs)
+    own = ours_of(model, threads, binary)
     if model.name == "pipeline":
-        return {"onnxruntime int8": partial(onnx_pipeline, model, threads)} | own
+        files = {"fp32": FP32, "int8": INT8}
+        peers = {f"onnxruntime {name}": partial(onnx_pipeline, model, file, threads) for name, file in files.items()}
+        return peers | own
     families = {"vad": (onnx_vad, pytorch_vad), "punctuation": (onnx_punctuation, pytorch_punctuation)}
     onnx, pytorch = families.get(model.name, (onnx_acoustic, pytorch_acoustic))
     peers = {
@@ -35,18 +49,19 @@ def timed(function):
     """A contender in Python, from a function `Work -> count`, or `Work -> () -> count` to count off the clock."""
 
     def run(work):
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         count = function(work)
-        elapsed = time.perf_counter() - start
-        return elapsed, count() if callable(count) else count
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return Run(wall, cpu, count() if callable(count) else count)
 
-    return run
+    return lambda work: nullcontext(partial(run, work))
 
 
 # --------------------------------------------------------------------------------- acoustic models: features -> logits
 
 
 def onnx_acoustic(model, file, threads):
+    """The export in a session with the options that `funasr-onnx` sets."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -60,6 +75,7 @@ def onnx_acoustic(model, file, threads):
 
 
 def onnx_feed(model, work):
+    """The inputs of a session by name."""
     import numpy as np
 
     speech, lengths = (tensor.numpy() for tensor in work.content)
@@ -71,6 +87,7 @@ def onnx_feed(model, work):
 
 
 def pytorch_acoustic(model, threads):
+    """FunASR's own classes."""
     import torch
 
     network = load_funasr(model.directory, threads).model.eval()
@@ -86,6 +103,7 @@ def pytorch_acoustic(model, threads):
 
 
 def paraformer(network, speech, lengths):
+    """Logits and numbers of tokens."""
     encoder_out, encoder_lens = network.encode(speech, lengths)
     embeds, token_num, _alphas, _peaks = network.calc_predictor(encoder_out, encoder_lens)
     token_num = token_num.round().long()
@@ -97,6 +115,7 @@ WITHOUT_ITN = 15  # the row of SenseVoice's embedding that says so
 
 
 def sense_voice(network, speech, lengths):
+    """Logits and numbers of frames."""
     import torch
     from funasr.models.sense_voice.export_meta import export_forward
 
@@ -105,6 +124,7 @@ def sense_voice(network, speech, lengths):
 
 
 def count_tokens(model, outputs):
+    """Tokens of all items, from what a forward pass gives."""
     logits, counts = outputs[0], outputs[1]
     if model.name == "paraformer":
         return int(counts.sum())
@@ -117,10 +137,12 @@ def count_tokens(model, outputs):
 
 
 def onnx_options(file, threads):
+    """How the classes of `funasr-onnx` are told what to load."""
     return {"quantize": file == INT8, "intra_op_num_threads": threads}
 
 
 def onnx_vad(model, file, threads):
+    """Front end, network and end-point rules of `funasr-onnx`."""
     from funasr_onnx import Fsmn_vad
 
     detector = Fsmn_vad(str(model.directory), **onnx_options(file, threads))
@@ -128,11 +150,13 @@ def onnx_vad(model, file, threads):
 
 
 def pytorch_vad(model, threads):
+    """The same of FunASR."""
     detector = load_funasr(model.directory, threads)
     return timed(lambda work: sum(len(detector.generate(work.content)[0]["value"]) for _ in range(work.items)))
 
 
 def onnx_punctuation(model, file, threads):
+    """Words, windows and network of `funasr-onnx`."""
     from funasr_onnx import CT_Transformer
 
     punctuator = CT_Transformer(str(model.directory), **onnx_options(file, threads))
@@ -140,16 +164,17 @@ def onnx_punctuation(model, file, threads):
 
 
 def pytorch_punctuation(model, threads):
+    """The same of FunASR."""
     punctuator = load_funasr(model.directory, threads)
     return timed(lambda work: sum(len(punctuator.generate(work.content)[0]["punc_array"]) for _ in range(work.items)))
 
 
-def onnx_pipeline(model, threads):
+def onnx_pipeline(model, file, threads):
     """Segments of Fsmn_vad, in batches, to Paraformer; its text to CT_Transformer. Reading the file is timed, too."""
     import inputs
     from funasr_onnx import CT_Transformer, Fsmn_vad, Paraformer
 
-    options = onnx_options(INT8, threads)
+    options = onnx_options(file, threads)
     detector = Fsmn_vad(str(model.detector.directory), **options)
     recognizer = Paraformer(str(model.directory), batch_size=PIPELINE_BATCH, **options)
     punctuator = CT_Transformer(str(model.punctuation.directory), **options)
@@ -169,40 +194,63 @@ def onnx_pipeline(model, threads):
 # ---------------------------------------------------------------------------------------------------------------- ours
 
 
-def ours_of(model, threads, binary, runs):
-    """One process a turn, which reports the median of its runs, loading and warm-up excluded."""
+def ours_of(model, threads, binary):
+    """Name -> what makes a contender of ours."""
+    engine = our_pipeline if model.name == "pipeline" else ours
+    engines = {f"{OURS} {dtype}": partial(engine, model, dtype, threads, binary) for dtype in model.converted}
     if model.name == "pipeline":
-        return {f"{OURS} {dtype}": partial(our_pipeline, model, dtype, threads, binary) for dtype in model.converted}
-    engines = {f"{OURS} {dtype}": partial(ours, model, dtype, threads, binary, runs) for dtype in model.converted}
-    return engines | {"candle f32": partial(ours, model, "f32", threads, binary, 1, {"FUNASR_CANDLE_REFERENCES": "1"})}
+        return engines
+    return engines | {"candle f32": partial(ours, model, "f32", threads, binary, "--references")}
 
 
-def ours(model, dtype, threads, binary, runs, environment=None):
-    options = ("--model", model.converted[dtype], "--dtype", dtype, "--threads", threads, "--runs", runs)
+def ours(model, dtype, threads, binary, *flags):
+    """A process for each work, which waits between its turns."""
+    options = ("--model", model.converted[dtype], "--dtype", dtype, "--threads", threads, "--turns", *flags)
+    return lambda work: turns([binary, "bench", "--offline", *options, *work.options])
 
-    def run(work):
-        result = call([binary, "bench", "--offline", *options, *work.options], environment)[-1]
-        return result["median_seconds"], result["tokens"]
 
-    return run
+@contextmanager
+def turns(command):
+    """A function that lets the program do its work once, while it runs."""
+    words = [str(word) for word in command]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run():
+            before = cpu_seconds(process.pid)
+            print(file=process.stdin, flush=True)
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"failed: {' '.join(words)}")
+            result = json.loads(line)
+            return Run(result["seconds"], cpu_seconds(process.pid) - before, result["tokens"])
+
+        yield run
+
+
+def cpu_seconds(pid):
+    """How long the threads of a process have run so far. Linux."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def our_pipeline(model, dtype, threads, binary):
+    """A process a turn; a short recording goes before the one that counts. CPU time is that of all it does."""
     options = ("--dtype", dtype, "--threads", threads, "--punc-model", model.punctuation.converted["f32"])
     command = (binary, "transcribe", "--offline", "--format", "json", "--model", model.converted[dtype], *options)
 
     def run(work):
-        # The same file twice: the first time is to warm up.
-        result = call([*command, work.path, work.path])[-1]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result = call([*command, work.warm_up, work.path])[-1]
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         tokens = sum(len(segment["tokens"]) for segment in result["segments"])
-        return result["rtf"] * result["duration_ms"] / 1000, tokens
+        return Run(result["rtf"] * result["duration_ms"] / 1000, cpu, tokens)
 
-    return run
+    return lambda work: nullcontext(partial(run, work))
 
 
-def call(command, environment=None):
+def call(command):
     """The JSON lines that a command prints."""
     words = [str(word) for word in command]
-    environment = os.environ | (environment or {})
-    out = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    out = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]

@@ -22,20 +22,22 @@ class Work:
     items: int  # how often a contender without batches does it
     options: tuple
     path: Path = None
+    warm_up: Path = None  # a short recording
 
 
-def make(model, work, seconds, batch):
-    """The input of `model`: `batch` items of `seconds` each."""
-    if model in ACOUSTIC:
-        return features(work, [seconds] * batch)
+def make(case, folder):
+    """The input of a row: `batch` items of `seconds` each."""
+    seconds, batch = case.seconds, case.batch
+    if case.model in ACOUSTIC:
+        return features(folder, [seconds] * batch)
     options = ("--seconds", seconds, "--batch", batch)
-    if model == "punctuation":
+    if case.model == "punctuation":
         return Work(seconds * batch, text(seconds), batch, options)
-    path = recording(work, seconds)
-    return Work(seconds * batch, read(path), batch, (*options, "--audio", path), path)
+    path = recording(folder, seconds)
+    return Work(seconds * batch, read(path), batch, (*options, "--audio", path), path, recording(folder, 6))
 
 
-def features(work, seconds):
+def features(folder, seconds):
     """[B, T, 560] of unit variance, as CMVN leaves them; frames of 60 ms, for each item as many as its seconds take."""
     import torch
     from safetensors.torch import save_file
@@ -44,22 +46,23 @@ def features(work, seconds):
     lengths = torch.tensor(frames)
     generator = torch.Generator().manual_seed(max(frames))
     speech = torch.randn(len(frames), max(frames), WIDTH, generator=generator)
-    path = work / f"features_{'_'.join(map(str, frames))}.safetensors"
+    path = folder / f"features_{'_'.join(map(str, frames))}.safetensors"
     save_file({"speech": speech, "speech_lengths": lengths}, path)
     return Work(sum(seconds), (speech, lengths), 1, ("--features", path), path)
 
 
 def text(seconds):
+    """What is said in that time."""
     length = -(-seconds * CHARACTERS_PER_SECOND // 1)
     return (TEXT * int(length // len(TEXT) + 1))[: int(length)]
 
 
-def recording(work, seconds):
+def recording(folder, seconds):
     """The evaluation clips of this repository one after the other, again and again, as a file of that length."""
     import numpy as np
     import soundfile
 
-    path = work / f"recording_{seconds}s.wav"
+    path = folder / f"recording_{seconds}s.wav"
     if not path.exists():
         speech = np.concatenate([soundfile.read(clip, dtype="int16")[0] for clip in sorted(EVAL.glob("*.flac"))])
         soundfile.write(path, np.resize(speech, seconds * SAMPLE_RATE), SAMPLE_RATE)
@@ -67,6 +70,7 @@ def recording(work, seconds):
 
 
 def read(path):
+    """Its samples, mono f32."""
     import soundfile
 
     return soundfile.read(path, dtype="float32")[0]

@@ -6,6 +6,7 @@ Weights are random, but for voice detection, whose published ones are in this re
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def make(name, work, binary):
     """The model called `name`; what of it is not in `work` yet is made, which takes minutes and up to 3 GB."""
     if name == "pipeline":
         recognizer, detector, punctuation = (make(part, work, binary) for part in ("paraformer", "vad", "punctuation"))
-        return Pipeline(name, recognizer.directory, {"int8": recognizer.converted["int8"]}, detector, punctuation)
+        return Pipeline(name, recognizer.directory, recognizer.converted, detector, punctuation)
     directory = work / DIRECTORIES[name]
     if not (directory / "model.pt").exists():
         write_vad(directory) if name == "vad" else generate(work, directory.name)
@@ -60,6 +61,7 @@ def make(name, work, binary):
 
 
 def generate(work, name):
+    """A FunASR directory with random weights at the published size."""
     subprocess.run([sys.executable, GOLDEN / "generate.py", "--full", work, "--only", name], check=True)
 
 
@@ -104,8 +106,12 @@ def export_onnx(directory):
 
 
 def convert(directory, work, binary, dtype):
+    """The directory in our format; it gets its name when it is whole."""
     target = work / "converted" / f"{directory.name}-{dtype}"
     if not target.exists():
-        target.parent.mkdir(exist_ok=True)
-        subprocess.run([binary, "convert", directory, target, "--dtype", dtype], check=True)
+        part = target.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.parent.mkdir(exist_ok=True)
+        subprocess.run([binary, "convert", directory, part, "--dtype", dtype], check=True)
+        part.rename(target)
     return target

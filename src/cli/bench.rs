@@ -1,5 +1,6 @@
 //! `bench`: how long a model takes.
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -27,8 +28,8 @@ pub struct Args {
     /// Length of the audio
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Take it from the beginning of this recording
-    #[arg(long, value_name = "F")]
+    /// Take it from the beginning of this recording, which must be long enough
+    #[arg(long, value_name = "F", conflicts_with = "features")]
     audio: Option<PathBuf>,
     /// Utterances in one forward pass, or streams stepped together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -36,6 +37,13 @@ pub struct Args {
     /// Timed runs, after one that is not
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
+    /// Run once for each line of standard input and print the seconds of each, the first one included, so that programs
+    /// can take turns
+    #[arg(long, conflicts_with = "runs")]
+    turns: bool,
+    /// Compute in the plain candle operations that define our kernels, to see what the kernels bring (f32)
+    #[arg(long)]
+    references: bool,
     /// Time the acoustic model on `speech [B, T, D]` and `speech_lengths [B]` of this safetensors file
     #[arg(long, value_name = "F")]
     features: Option<PathBuf>,
@@ -58,7 +66,7 @@ struct Job<'a> {
 
 /// How long it took.
 struct Timing {
-    /// Of each run, sorted.
+    /// Of each run, sorted; at least one.
     seconds: Vec<f64>,
     tokens: usize,
     batch: usize,
@@ -72,6 +80,12 @@ impl Args {
             return Err(Error::Unsupported("--seconds must lie between 0.1 and 600".into()));
         }
         let compute = self.compute.open()?;
+        if self.references {
+            if compute.int8 {
+                return Err(Error::Unsupported("--references: 8-bit layers have none; use f32".into()));
+            }
+            funasr_kernels::take_references();
+        }
         let (name, files) = session::open(self.model.as_deref(), Role::Recognition, &self.hub.options()?)?;
         let timing = match files.class()? {
             "FsmnVADStreaming" => {
@@ -108,17 +122,22 @@ impl Args {
         print_line(&line.to_string())
     }
 
-    /// Does the work once untimed, then as often as asked.
+    /// Does the work once untimed, then as often as asked; with --turns only when asked.
     fn time(&self, mut job: Job) -> Result<Timing> {
-        let tokens = (job.work)()?;
-        let mut seconds = Vec::new();
-        for _ in 0..self.runs {
+        let mut run = || {
             let started = Instant::now();
-            (job.work)()?;
-            seconds.push(started.elapsed().as_secs_f64());
-        }
+            let tokens = (job.work)()?;
+            Ok((started.elapsed().as_secs_f64(), tokens))
+        };
+        let runs = if self.turns {
+            take_turns(run)?
+        } else {
+            run()?;
+            (0..self.runs).map(|_| run()).collect::<Result<_>>()?
+        };
+        let (mut seconds, tokens): (Vec<f64>, Vec<usize>) = runs.into_iter().unzip();
         seconds.sort_by(f64::total_cmp);
-        Ok(Timing { seconds, tokens, batch: job.batch, audio_seconds: job.audio_seconds })
+        Ok(Timing { seconds, tokens: tokens[0], batch: job.batch, audio_seconds: job.audio_seconds })
     }
 
     /// The audio of one item.
@@ -222,6 +241,21 @@ impl Args {
             Ok(marks)
         })
     }
+}
+
+/// A run for each line of standard input; prints and gives seconds and tokens of each.
+fn take_turns(mut run: impl FnMut() -> Result<(f64, usize)>) -> Result<Vec<(f64, usize)>> {
+    let mut runs = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        line.map_err(|e| Error::io("stdin", e))?;
+        let (seconds, tokens) = run()?;
+        print_line(&json!({ "seconds": seconds, "tokens": tokens }).to_string())?;
+        runs.push((seconds, tokens));
+    }
+    if runs.is_empty() {
+        return Err(Error::Unsupported("--turns: standard input asked for no run; each line is one".into()));
+    }
+    Ok(runs)
 }
 
 /// White noise at a tenth of full scale, the same on every machine.
