@@ -54,20 +54,25 @@ def speed_head():
 
 
 def speed_row(row):
-    """One of its rows, of the fastest run of each: others that use the machine only ever add to a time."""
+    """One of its rows: the fastest run of each, since others that use the machine only ever add to a time."""
     least = {name: min(engine["seconds"]) for name, engine in row["engines"].items()}
+    middle = {name: median(engine["seconds"]) for name, engine in row["engines"].items()}
     times = [f"{least[name]:.3f}" if name in least else "-" for name in ENGINES]
-    ratios = [ratio(least, *pair) for pair in RATIOS.values()]
+    ratios = [ratio([least, middle], *pair) for pair in RATIOS.values()]
     cells = [row["model"], row["seconds"], row["threads"], row["batch"], *times, *ratios, f"{spread(row):.2f}"]
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
     warn(row)
 
 
-def ratio(least, ours, peer):
-    """How long ours takes in terms of a peer; where there is no ours in 8 bits, the one in f32, marked."""
+def ratio(times, ours, peer):
+    """How long ours takes in terms of a peer, of the fastest runs and, in brackets, of medians. Where there is no ours in
+    8 bits, it is the one in f32, marked."""
+    least, middle = times
+    if peer not in least:
+        return "-"
     mark = "" if ours in least else "*"
-    ours = least.get(ours) or least.get(f"{OURS} f32")
-    return f"{ours / least[peer]:.2f}{mark}" if ours and peer in least else "-"
+    ours = ours if ours in least else f"{OURS} f32"
+    return f"{least[ours] / least[peer]:.2f} ({middle[ours] / middle[peer]:.2f}){mark}"
 
 
 def spread(row):
