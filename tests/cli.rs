@@ -587,6 +587,37 @@ fn bench_prints_one_json_line() {
     }
 }
 
+#[test]
+fn bench_takes_turns_recordings_and_references() {
+    let desk = Desk::new();
+    let bench = |args: &[&str], stdin: &[u8]| {
+        desk.run_with(&[&["bench", "--offline", "--threads", "1", "--model"], args].concat(), stdin)
+    };
+    // A line for each line, then the summary; a clip that is all speech is one segment, noise is none.
+    let clip = eval("short_07");
+    let lines = bench(&["fsmn-vad", "--seconds", "2", "--audio", &clip, "--turns"], b"\n\n").json();
+    assert_eq!(lines.len(), 3);
+    assert!(lines.iter().all(|line| line["tokens"] == 1), "{lines:?}");
+    let [first, second, least] = [&lines[0]["seconds"], &lines[1]["seconds"], &lines[2]["min_seconds"]];
+    assert_eq!(first.as_f64().unwrap().min(second.as_f64().unwrap()), least.as_f64().unwrap());
+
+    let tokens = |option: &[&str]| {
+        let args = ["demo", "--audio", &clip, "--seconds", "2", "--runs", "1"];
+        bench(&[&args[..], option].concat(), b"").json().remove(0)["tokens"].clone()
+    };
+    assert_eq!(tokens(&["--references"]), tokens(&[]));
+
+    let refused: [(&[&str], &str); 3] = [
+        (&["--turns"], "--turns"),
+        (&["--references", "--dtype", "int8"], "--references"),
+        (&["--audio", &clip, "--seconds", "60"], "--seconds"),
+    ];
+    for (option, named) in refused {
+        let outcome = bench(&[&["demo"], option].concat(), b"");
+        assert!(outcome.error().contains(named), "{option:?}: {}", outcome.stderr);
+    }
+}
+
 // ----------------------------------------------------------------------------------------------- FunASR directories
 
 /// A FunASR directory `funasr` of the model `demo-punc`.

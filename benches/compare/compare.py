@@ -1,232 +1,175 @@
-"""Paraformer-large on one feature tensor: this engine beside ONNX Runtime and FunASR's PyTorch, in one run.
+"""This engine beside ONNX Runtime, FunASR's PyTorch and candle without our kernels, in one run.
 
-    python benches/compare/compare.py [--seconds 20] [--threads 1] [--ours target/release/funasr-candle]
+    python benches/compare/compare.py                                   # everything: two hours on two cores
+    python benches/compare/compare.py --quick                           # one short input for each model
+    python benches/compare/compare.py --models sensevoice --seconds 6 20 --threads 1 --batches 1 8
 
-All contenders have the same random weights, are loaded before the clock starts and take turns, so that a busy machine
-slows all of them. Prints a table of medians and writes them as JSON. See README.md.
+All contenders have the same weights and input, are loaded before the clock starts and take turns, so that a busy
+machine slows all of them. Prints tables and writes JSON. See README.md.
 """
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
+import logging
 import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import groupby, product
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-FEATURES = 560  # 80 mels, 7 frames stacked
+import accuracy
+import contenders
+import inputs
+import models
+import report
+
+# Model -> seconds of an item, items of a batch. Without batches are those that take items one after the other.
+MATRIX = {
+    "paraformer": ((6, 20, 60), (1, 8)),
+    "sensevoice": ((6, 20, 60), (1, 8)),
+    "vad": ((6, 20, 60), (1,)),
+    "punctuation": ((6, 20, 60), (1,)),
+    "pipeline": ((600,), (1,)),
+}
+THREADS = (1, 2)
+MIXED = (3, 5, 8, 10, 12, 15, 18, 20)  # seconds of the items of a padded batch
+PADDING_SKIPS = ("pytorch", "candle f32")  # which say nothing new there, and are slow
+LEAST_ROUNDS = 2
 
 
-# ------------------------------------------------------------------------------------------------ what is compared
+@dataclass(frozen=True)
+class Case:
+    """What one row of the table is about."""
+
+    model: str
+    threads: int
+    seconds: int
+    batch: int
 
 
-def prepare(work):
-    """FunASR model directory and its ONNX exports; made once, minutes and 4 GB."""
-    directory, onnx_dir = work / "paraformer", work / "onnx"
-    if not (directory / "model.pt").exists():
-        generate = [sys.executable, ROOT / "tests/golden/generate.py", "--full", work, "--only", "paraformer"]
-        subprocess.run(generate, check=True)
-    if not (onnx_dir / "model_quant.onnx").exists():
-        export_onnx(directory, onnx_dir)
-    return directory, onnx_dir
+def cases(args):
+    """The rows that are asked for; a model's come together, by threads."""
+    for name in args.models:
+        seconds, batches = MATRIX[name]
+        if args.quick:
+            seconds, batches = ((60,) if name == "pipeline" else (6,)), (1,)
+        for threads in args.threads or (THREADS[:1] if args.quick else THREADS):
+            for batch, length in product(args.batches or batches, args.seconds or seconds):
+                yield Case(name, threads, length, batch)
 
 
-def load_funasr(directory, threads):
-    from funasr import AutoModel
-
-    return AutoModel(model=str(directory), device="cpu", ncpu=threads, disable_update=True, disable_log=True)
-
-
-def export_onnx(directory, onnx_dir):
-    """FunASR's own export, fp32 and dynamic int8. It was written for the tracing exporter, no longer torch's default."""
-    import torch
-
-    torch.onnx.export = partial(torch.onnx.export, dynamo=False)
-    load_funasr(directory, 1).export(type="onnx", quantize=True, output_dir=str(onnx_dir))
-
-
-def make_features(work, seconds):
-    """[1, T, 560] of unit variance, as CMVN leaves them; T frames of 60 ms. Also written for the engine to read."""
-    import torch
-    from safetensors.torch import save_file
-
-    fbank_frames = (seconds * 16000 - 400) // 160 + 1
-    frames = -(-fbank_frames // 6)
-    speech = torch.randn(1, frames, FEATURES, generator=torch.Generator().manual_seed(seconds))
-    path = work / f"features_{seconds}s.safetensors"
-    save_file({"speech": speech, "speech_lengths": torch.tensor([frames])}, path)
-    return speech, path
-
-
-# ------------------------------------------------------------------------------------- contenders: () -> seconds, tokens
-
-
-def onnx_runtime(path, speech, threads):
-    import numpy as np
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = {"speech": speech.numpy(), "speech_lengths": np.array([speech.shape[1]], np.int32)}
-
-    def run():
-        start = time.perf_counter()
-        _logits, token_num = session.run(None, feed)
-        return time.perf_counter() - start, int(token_num[0])
-
-    return run
-
-
-def pytorch(directory, speech, threads):
-    import torch
-
-    model = load_funasr(directory, threads).model.eval()
-    torch.set_num_threads(threads)
-    lengths = torch.tensor([speech.shape[1]])
-
-    @torch.no_grad()
-    def run():
-        start = time.perf_counter()
-        encoder_out, encoder_lens = model.encode(speech, lengths)
-        embeds, token_num, _alphas, _peaks = model.calc_predictor(encoder_out, encoder_lens)
-        token_num = token_num.round().long()
-        model.cal_decoder_with_predictor(encoder_out, encoder_lens, embeds, token_num)
-        return time.perf_counter() - start, int(token_num[0])
-
-    return run
-
-
-def ours(binary, directory, features, threads, dtype, runs):
-    """One process per turn; the engine reports the median of its own runs, loading and warm-up excluded."""
-    converted = directory.parent / "converted"
-    if not converted.exists():
-        subprocess.run([binary, "convert", directory, converted], check=True)
-    command = [binary, "bench", "--model", converted, "--features", features, "--threads", threads]
-    command += ["--runs", runs, "--dtype", dtype]
-
-    def run():
-        out = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
-        result = json.loads(out.splitlines()[-1])
-        return result["median_seconds"], result.get("tokens")
-
-    return run
-
-
-def contenders(args, directory, onnx_dir, speech, features):
-    makers = {
-        "onnxruntime fp32": partial(onnx_runtime, onnx_dir / "model.onnx", speech, args.threads),
-        "onnxruntime int8": partial(onnx_runtime, onnx_dir / "model_quant.onnx", speech, args.threads),
-        "pytorch fp32": partial(pytorch, directory, speech, args.threads),
-    }
-    if args.ours.exists():
-        for dtype in args.dtypes:
-            makers[f"funasr-candle {dtype}"] = partial(
-                ours, args.ours, directory, features, args.threads, dtype, args.runs
-            )
-    else:
-        print(f"{args.ours} does not exist: comparing the others only", file=sys.stderr)
-    return {name: make() for name, make in makers.items() if not any(word in name for word in args.skip)}
-
-
-# --------------------------------------------------------------------------------------------------------- measuring
-
-
-def take_turns(runners, args):
-    """name -> (seconds of every run, tokens). One round = every contender once more; ours and PyTorch need fewer."""
-    seconds = {name: [] for name in runners}
-    tokens = {}
-    for name, run in runners.items():
-        if not name.startswith("funasr-candle"):
-            run()  # warm-up
-    for _ in range(args.rounds):
-        for name, run in runners.items():
-            for _ in range(args.runs if name.startswith("onnxruntime") else 1):
-                elapsed, tokens[name] = run()
-                seconds[name].append(elapsed)
-    return seconds, tokens
-
-
-def report(seconds, tokens, args):
-    base = statistics.median(seconds["onnxruntime fp32"]) if "onnxruntime fp32" in seconds else None
-    rows = {}
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        rows[name] = {
-            "median_seconds": median,
-            "min_seconds": min(values),
-            "max_seconds": max(values),
-            "rtf": median / args.seconds,
-            "ratio_to_onnxruntime_fp32": median / base if base else None,
-            "tokens": tokens[name],
-            "samples": len(values),
-        }
+def speed(args):
+    """The rows of the table of times."""
+    rows = []
+    report.speed_head()
+    for (name, threads), group in groupby(cases(args), lambda case: (case.model, case.threads)):
+        loaded = load(models.make(name, args.work, args.ours), threads, args)
+        for case in group:
+            engines = take_turns(loaded, inputs.make(case, args.work), args)
+            rows.append({**asdict(case), "engines": engines})
+            report.speed_row(rows[-1])
     return rows
 
 
-def print_table(rows, args):
-    print(
-        f"\nParaformer-large, {args.seconds} s of audio, {args.threads} thread(s); ratio = time / ONNX Runtime fp32\n"
-    )
-    print(f"| {'engine':18} | median s | min..max s     | RTF    | ratio | tokens |")
-    print(f"| {'-' * 18} | -------- | -------------- | ------ | ----- | ------ |")
-    for name, row in rows.items():
-        ratio = row["ratio_to_onnxruntime_fp32"]
-        spread = f"{row['min_seconds']:.3f}..{row['max_seconds']:.3f}"
-        print(
-            f"| {name:18} | {row['median_seconds']:8.3f} | {spread:14} | {row['rtf']:.4f} | {f'{ratio:.2f}' if ratio else '-':>5} | {row['tokens']!s:>6} |"
-        )
-    exact = {row["tokens"] for name, row in rows.items() if "int8" not in name}
-    if len(exact) > 1:
-        print(f"\nWARNING: token counts differ ({exact}): the engines did not do the same work")
+def load(model, threads, args, skipped=()):
+    """Name -> contender, of those that nobody wants left out."""
+    makers = contenders.makers(model, threads, args.ours)
+    skipped = (*skipped, *args.skip)
+    return {name: make() for name, make in makers.items() if not any(word in name for word in skipped)}
 
 
-def machine():
-    import onnxruntime
-    import torch
+def take_turns(loaded, work, args):
+    """Contender -> its runs. A round is a run of each; one that does not count goes before."""
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(contender(work)) for name, contender in loaded.items()}
+        counts = {name: run().count for name, run in opened.items()}
+        runs = {name: [] for name in opened}
+        end = time.monotonic() + args.budget
+        for done in range(args.rounds):
+            if done >= LEAST_ROUNDS and time.monotonic() > end:
+                break
+            for name, run in opened.items():
+                runs[name].append(run())
+    return {name: engine(runs[name], counts[name], args.clock) for name in opened}
 
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "python": platform.python_version(),
+
+def engine(runs, count, clock):
+    """A contender's part of a row; `seconds` are those of the clock that was chosen."""
+    times = {"wall": [run.wall for run in runs], "cpu": [run.cpu for run in runs]}
+    return {"seconds": times[clock], **times, "count": count}
+
+
+def padding(args):
+    """A batch of utterances of mixed lengths beside the same ones, one by one."""
+    rows = []
+    report.padding_head()
+    works = [inputs.features(args.work, lengths) for lengths in (MIXED, *([seconds] for seconds in MIXED))]
+    for name in acoustic(args):
+        loaded = load(models.make(name, args.work, args.ours), 1, args, PADDING_SKIPS)
+        times = [take_turns(loaded, work, args) for work in works]
+        for contender in loaded:
+            together, *apart = (min(turns[contender]["seconds"]) for turns in times)
+            rows.append({"model": name, "engine": contender, "together_seconds": together, "apart_seconds": sum(apart)})
+            report.padding_row(rows[-1])
+    return rows
+
+
+def acoustic(args):
+    """The acoustic models that are asked for."""
+    return [name for name in args.models if name in models.ACOUSTIC]
+
+
+def errors(args):
+    """What 8 bits cost."""
+    chosen = [models.make(name, args.work, args.ours) for name in acoustic(args)]
+    result = {
+        "relative_errors": {model.name: accuracy.errors(model, args.work, args.ours) for model in chosen},
+        "kept_tokens": {name: accuracy.kept_tokens(name, args.ours) for name in accuracy.TRAINED},
     }
+    report.accuracy(result)
+    return result
+
+
+PARTS = {"speed": speed, "padding": padding, "accuracy": errors}
 
 
 def parse_args():
+    """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=20, help="audio length: 6, 20, 60, ...")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every contender")
-    parser.add_argument("--runs", type=int, default=5, help="runs per turn (PyTorch: 1)")
-    parser.add_argument("--ours", type=Path, default=ROOT / "target/release/funasr-candle")
-    parser.add_argument("--dtypes", nargs="+", default=["f32"], help="weights of ours: f32, bf16, int8, ...")
-    parser.add_argument("--skip", nargs="*", default=[], help="leave out contenders whose name contains one of these")
-    parser.add_argument("--work", type=Path, default=ROOT / "target/compare", help="models and features are kept here")
-    parser.add_argument("--json", type=Path, help="result file (default: WORK/result_<seconds>s_<threads>t.json)")
-    return parser.parse_args()
+    some = partial(parser.add_argument, nargs="+")
+    some("--models", choices=MATRIX, default=list(MATRIX), metavar="MODEL", help=f"[all: {', '.join(MATRIX)}]")
+    some("--seconds", type=int, help="of audio in an item [6 20 60, of a pipeline 600]")
+    some("--threads", type=int, help="[1 2]")
+    some("--batches", type=int, help="items in one call [1 8, 1 where there are no batches]")
+    some("--parts", choices=PARTS, default=list(PARTS), metavar="PART", help=f"[all: {', '.join(PARTS)}]")
+    some("--skip", default=[], metavar="WORD", help="leave out contenders whose name contains one of these")
+    parser.add_argument("--quick", action="store_true", help="a short input for each model, one thread, two rounds")
+    parser.add_argument("--rounds", type=int, help="turns of each contender [5]")
+    parser.add_argument("--budget", type=float, default=60, help="seconds after which a row gets no third round [60]")
+    clock = "cpu: how long processors worked, for one thread on a machine that others use, too (Linux) [wall]"
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=clock)
+    parser.add_argument("--ours", type=Path, default=models.ROOT / "target/release/funasr-candle", help="our program")
+    parser.add_argument("--work", type=Path, default=models.ROOT / "target/compare", help="where models are kept")
+    parser.add_argument("--json", type=Path, help="result file [WORK/result.json]")
+    args = parser.parse_args()
+    args.rounds = args.rounds or (LEAST_ROUNDS if args.quick else 5)
+    if not args.ours.exists():
+        parser.error(f"{args.ours} is not there: run cargo build --release, or name a program with --ours")
+    return args
 
 
 def main():
+    """Runs the parts; what is done is in the file if a later one fails."""
     args = parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    logging.disable(logging.INFO)
     args.work.mkdir(parents=True, exist_ok=True)
-    directory, onnx_dir = prepare(args.work)
-    speech, features = make_features(args.work, args.seconds)
-    seconds, tokens = take_turns(contenders(args, directory, onnx_dir, speech, features), args)
-    rows = report(seconds, tokens, args)
-    print_table(rows, args)
-    path = args.json or args.work / f"result_{args.seconds}s_{args.threads}t.json"
-    result = {"audio_seconds": args.seconds, "threads": args.threads, "machine": machine(), "engines": rows}
-    path.write_text(json.dumps(result, indent=1))
+    result = {"machine": report.machine(), "clock": args.clock}
+    print(result["machine"])
+    path = args.json or args.work / "result.json"
+    for name in args.parts:
+        result[name] = PARTS[name](args)
+        path.write_text(json.dumps(result, indent=1))
     print(f"\nwritten to {path}")
 
 

@@ -62,7 +62,7 @@ impl Attention {
         {
             bail!("attention: {} split indexes for {} items", indexes.len(), self.keys.batch());
         }
-        if !cpu::is_f32_on_cpu(q) {
+        if !cpu::is_fast(q) {
             return self.reference(q, k, v);
         }
         q.apply_op3_no_bwd(k, v, self)

@@ -1,11 +1,29 @@
 //! Access to the CPU storage of op arguments.
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+/// Whether [`take_references`] was called.
+static REFERENCES: AtomicBool = AtomicBool::new(false);
+
+/// Lets all ops in f32 run their references, plain candle operations, from now on: `bench --references` shows what the
+/// fast versions bring. To be called once, at the start of a program, before a model is loaded: weights laid out for a
+/// fast version keep it. A setting of the process like [`set_threads`](crate::set_threads), and not an argument of every
+/// op, because no model ever mixes the two; not a variable of the environment, which would slow a server down unasked; and
+/// not a feature, with which the two could not be timed in turns without building twice.
+pub fn take_references() {
+    REFERENCES.store(true, Ordering::Relaxed);
+}
+
 /// True where the fast CPU versions apply.
+pub(crate) fn is_fast(x: &Tensor) -> bool {
+    is_f32_on_cpu(x) && !REFERENCES.load(Ordering::Relaxed)
+}
+
+/// True of what the CPU versions can read.
 pub(crate) fn is_f32_on_cpu(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }

@@ -37,7 +37,7 @@ impl FsmnMemory {
         if self.first > x.dim(1)? {
             bail!("fsmn-memory: output begins with frame {}, input has shape {:?}", self.first, x.shape());
         }
-        if !cpu::is_f32_on_cpu(x) {
+        if !cpu::is_fast(x) {
             return self.reference(x, taps);
         }
         let x = if x.stride()[2] == 1 { x.clone() } else { x.contiguous()? };

@@ -21,7 +21,7 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// `x [.., D]`, `weight [D]`, `bias [D]` -> shape of `x`.
     pub fn forward(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        if !cpu::is_f32_on_cpu(x) {
+        if !cpu::is_fast(x) {
             return self.reference(x, weight, bias);
         }
         x.contiguous()?.apply_op3_no_bwd(weight, bias, self)

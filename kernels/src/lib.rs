@@ -20,6 +20,7 @@ mod simd;
 mod threads;
 
 pub use attention::{Attention, Visible};
+pub use cpu::take_references;
 pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;

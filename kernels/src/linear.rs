@@ -53,7 +53,7 @@ impl FloatWeight {
     /// Lays out `weight [out, in]`.
     pub fn new(weight: &Tensor) -> Result<Self> {
         #[cfg(target_arch = "x86_64")]
-        if cpu::is_f32_on_cpu(weight) && takes_panels() && weight.elem_count() > 0 {
+        if cpu::is_fast(weight) && takes_panels() && weight.elem_count() > 0 {
             let (outputs, inputs) = weight.dims2()?;
             let weight = weight.contiguous()?;
             let (storage, layout) = weight.storage_and_layout();
@@ -89,7 +89,7 @@ impl Linear<'_> {
             bail!("linear: input {:?}, weight {weight:?} and bias {bias:?} do not fit", x.shape());
         }
         match &weight.0 {
-            Layout::Turned(weight) if !cpu::is_f32_on_cpu(x) => self.plain(x, weight, bias),
+            Layout::Turned(weight) if !cpu::is_fast(x) => self.plain(x, weight, bias),
             // Bias and addends are written first and the product accumulates on them: the output is passed over once.
             Layout::Turned(weight) => x.contiguous()?.apply_op3_no_bwd(weight, bias, self),
             #[cfg(target_arch = "x86_64")]

@@ -29,7 +29,7 @@ impl Lstm {
         if gates.dim(2)? != width || width != 4 * hidden || hidden == 0 {
             bail!("lstm: gates {:?} and weight {:?} do not fit", gates.shape(), weight.shape());
         }
-        if !cpu::is_f32_on_cpu(gates) {
+        if !cpu::is_fast(gates) {
             return self.reference(gates, weight);
         }
         gates.contiguous()?.apply_op2_no_bwd(weight, self)

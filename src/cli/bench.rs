@@ -1,9 +1,11 @@
 //! `bench`: how long a model takes.
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use funasr_candle::audio::read_all;
 use funasr_candle::frontend::Features;
 use funasr_candle::pipeline::{
     OnlineRecognizer, OnlineStream, PunctuationModel, Recognition, Recognizer, Request, StreamOptions,
@@ -17,21 +19,31 @@ use super::output::print_line;
 use super::session::{self, ComputeArgs, HubArgs, Role};
 use super::vad::closed;
 
-/// Time a model on made-up audio (punctuation: on text) or given features; one JSON line
+/// Time a model on made-up or given audio (punctuation: on text) or features; one JSON line
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Any model [default: an installed one, else the embedded demo]
     #[arg(long)]
     model: Option<String>,
-    /// Length of the made-up audio
+    /// Length of the audio
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
+    /// Take it from the beginning of this recording, which must be long enough
+    #[arg(long, value_name = "F", conflicts_with = "features")]
+    audio: Option<PathBuf>,
     /// Utterances in one forward pass, or streams stepped together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
     /// Timed runs, after one that is not
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
+    /// Run once for each line of standard input and print the seconds of each, the first one included, so that programs
+    /// can take turns
+    #[arg(long, conflicts_with = "runs")]
+    turns: bool,
+    /// Compute in the plain candle operations that define our kernels, to see what the kernels bring (f32)
+    #[arg(long)]
+    references: bool,
     /// Time the acoustic model on `speech [B, T, D]` and `speech_lengths [B]` of this safetensors file
     #[arg(long, value_name = "F")]
     features: Option<PathBuf>,
@@ -54,7 +66,7 @@ struct Job<'a> {
 
 /// How long it took.
 struct Timing {
-    /// Of each run, sorted.
+    /// Of each run, sorted; at least one.
     seconds: Vec<f64>,
     tokens: usize,
     batch: usize,
@@ -68,11 +80,17 @@ impl Args {
             return Err(Error::Unsupported("--seconds must lie between 0.1 and 600".into()));
         }
         let compute = self.compute.open()?;
+        if self.references {
+            if compute.int8 {
+                return Err(Error::Unsupported("--references: 8-bit layers have none; use f32".into()));
+            }
+            funasr_kernels::take_references();
+        }
         let (name, files) = session::open(self.model.as_deref(), Role::Recognition, &self.hub.options()?)?;
         let timing = match files.class()? {
             "FsmnVADStreaming" => {
                 let detector = VoiceDetector::load(&files, &compute)?;
-                self.time(self.detect(&detector))?
+                self.time(self.detect(&detector)?)?
             }
             "CTTransformer" | "CTTransformerStreaming" => {
                 let model = PunctuationModel::load(&files, &compute)?;
@@ -80,7 +98,7 @@ impl Args {
             }
             "ParaformerStreaming" => {
                 let recognizer = OnlineRecognizer::load(&files, &compute)?;
-                self.time(self.stream(&recognizer))?
+                self.time(self.stream(&recognizer)?)?
             }
             _ => {
                 let recognizer = Recognizer::load(&files, &compute)?;
@@ -104,21 +122,35 @@ impl Args {
         print_line(&line.to_string())
     }
 
-    /// Does the work once untimed, then as often as asked.
+    /// Does the work once untimed, then as often as asked; with --turns only when asked.
     fn time(&self, mut job: Job) -> Result<Timing> {
-        let tokens = (job.work)()?;
-        let mut seconds = Vec::new();
-        for _ in 0..self.runs {
+        let mut run = || {
             let started = Instant::now();
-            (job.work)()?;
-            seconds.push(started.elapsed().as_secs_f64());
-        }
+            let tokens = (job.work)()?;
+            Ok((started.elapsed().as_secs_f64(), tokens))
+        };
+        let runs = if self.turns {
+            take_turns(run)?
+        } else {
+            run()?;
+            (0..self.runs).map(|_| run()).collect::<Result<_>>()?
+        };
+        let (mut seconds, tokens): (Vec<f64>, Vec<usize>) = runs.into_iter().unzip();
         seconds.sort_by(f64::total_cmp);
-        Ok(Timing { seconds, tokens, batch: job.batch, audio_seconds: job.audio_seconds })
+        Ok(Timing { seconds, tokens: tokens[0], batch: job.batch, audio_seconds: job.audio_seconds })
     }
 
-    fn noise(&self, sample_rate: u32) -> Vec<f32> {
-        noise((self.seconds * f64::from(sample_rate)) as usize)
+    /// The audio of one item.
+    fn samples(&self, sample_rate: u32) -> Result<Vec<f32>> {
+        let count = (self.seconds * f64::from(sample_rate)) as usize;
+        let Some(file) = &self.audio else { return Ok(noise(count)) };
+        let mut samples = read_all(file, sample_rate, Some(self.seconds))?;
+        if samples.len() < count {
+            let message = format!("{}: shorter than {} seconds (--seconds)", file.display(), self.seconds);
+            return Err(Error::Unsupported(message));
+        }
+        samples.truncate(count);
+        Ok(samples)
     }
 
     /// A job on `seconds` of audio in each item of the batch.
@@ -130,7 +162,7 @@ impl Args {
     fn recognize<'a>(&self, recognizer: &'a Recognizer) -> Result<Job<'a>> {
         let tokens = |items: Vec<Recognition>| items.iter().map(|item| item.tokens.len()).sum();
         let Some(file) = &self.features else {
-            let audio = self.noise(recognizer.sample_rate());
+            let audio = self.samples(recognizer.sample_rate())?;
             let batch = usize::from(self.batch);
             return Ok(self.job(move || {
                 let request = Request::default();
@@ -153,10 +185,10 @@ impl Args {
     }
 
     /// Streams of one pace, stepped together.
-    fn stream<'a>(&self, recognizer: &'a OnlineRecognizer) -> Job<'a> {
-        let audio = self.noise(recognizer.sample_rate());
+    fn stream<'a>(&self, recognizer: &'a OnlineRecognizer) -> Result<Job<'a>> {
+        let audio = self.samples(recognizer.sample_rate())?;
         let batch = usize::from(self.batch);
-        self.job(move || {
+        Ok(self.job(move || {
             let mut streams = (0..batch)
                 .map(|_| recognizer.stream(&StreamOptions::default()))
                 .collect::<Result<Vec<OnlineStream>>>()?;
@@ -175,15 +207,15 @@ impl Args {
                 }
             }
             Ok(tokens)
-        })
+        }))
     }
 
     /// Streams one after the other, minute by minute, as for files.
-    fn detect<'a>(&self, detector: &'a VoiceDetector) -> Job<'a> {
-        let audio = self.noise(detector.sample_rate());
+    fn detect<'a>(&self, detector: &'a VoiceDetector) -> Result<Job<'a>> {
+        let audio = self.samples(detector.sample_rate())?;
         let (batch, rate) = (self.batch, detector.sample_rate());
         let chunk = (FILE_CHUNK_MS / 1000 * rate) as usize;
-        self.job(move || {
+        Ok(self.job(move || {
             let mut segments = 0;
             for _ in 0..batch {
                 let mut stream = detector.stream(rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
@@ -194,7 +226,7 @@ impl Args {
                 }
             }
             Ok(segments)
-        })
+        }))
     }
 
     fn punctuate<'a>(&self, model: &'a PunctuationModel) -> Job<'a> {
@@ -209,6 +241,21 @@ impl Args {
             Ok(marks)
         })
     }
+}
+
+/// A run for each line of standard input; prints and gives seconds and tokens of each.
+fn take_turns(mut run: impl FnMut() -> Result<(f64, usize)>) -> Result<Vec<(f64, usize)>> {
+    let mut runs = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        line.map_err(|e| Error::io("stdin", e))?;
+        let (seconds, tokens) = run()?;
+        print_line(&json!({ "seconds": seconds, "tokens": tokens }).to_string())?;
+        runs.push((seconds, tokens));
+    }
+    if runs.is_empty() {
+        return Err(Error::Unsupported("--turns: standard input asked for no run; each line is one".into()));
+    }
+    Ok(runs)
 }
 
 /// White noise at a tenth of full scale, the same on every machine.
