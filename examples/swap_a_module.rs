@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     let recognizer = Recognizer::load(&open_model(&source)?, &Compute::cpu())?;
     let samples = read_all(Path::new(&file), recognizer.sample_rate(), Some(60.0))?;
     let features = recognizer.frontend().features(&samples);
-    let (speech, lengths) = batch::pad(&[features], recognizer.compute())?;
+    let (speech, lengths) = batch::pad(&[&features], recognizer.compute())?;
 
     let Network::Paraformer(model) = recognizer.network() else { unreachable!("demo is a Paraformer") };
     let reference = model.forward(&speech, &lengths)?.encoder_out;

@@ -56,7 +56,7 @@ proptest! {
     fn pad_keeps_values_and_fills_with_zeros(
         items in (1usize..6).prop_flat_map(|width| prop::collection::vec(features(width), 1..7)),
     ) {
-        let (padded, lengths) = pad(&items, &Compute::cpu()).unwrap();
+        let (padded, lengths) = pad(&items.iter().collect::<Vec<_>>(), &Compute::cpu()).unwrap();
         let frames: Vec<usize> = items.iter().map(Features::frames).collect();
         prop_assert_eq!(lengths.items(), &frames[..]);
         prop_assert_eq!(padded.dims(), [items.len(), lengths.max(), items[0].width]);
@@ -73,7 +73,7 @@ proptest! {
 fn pad_makes_the_wanted_type() {
     let compute = Compute { dtype: DType::F16, ..Compute::cpu() };
     let item = Features { values: vec![1.0, 2.0], width: 2 };
-    let (padded, lengths) = pad(&[item], &compute).unwrap();
+    let (padded, lengths) = pad(&[&item], &compute).unwrap();
     assert_eq!((padded.dtype(), lengths.items()), (DType::F16, &[1][..]));
     let expected = Tensor::new(&[[[1f32, 2.0]]], &Device::Cpu).unwrap();
     let values = padded.to_dtype(DType::F32).unwrap().to_vec3::<f32>().unwrap();

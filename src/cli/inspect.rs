@@ -149,7 +149,7 @@ impl Args {
 
     fn recognize(&self, recognizer: &Recognizer, found: &mut Inspection) -> Result<()> {
         let items = self.speech(recognizer.frontend(), found)?;
-        let (speech, lengths) = batch::pad(&items, recognizer.compute())?;
+        let (speech, lengths) = batch::pad(&items.iter().collect::<Vec<_>>(), recognizer.compute())?;
         let (request, _) = self.request.read(recognizer)?;
         let output = recognizer.forward(&speech, &lengths, &vec![&request; items.len()])?;
         let mut ids = Vec::new();

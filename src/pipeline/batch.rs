@@ -15,7 +15,7 @@ pub fn bucket(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for i in order {
         match groups.last_mut() {
-            Some(group) if (group.len() + 1) * lengths[i] <= budget => group.push(i),
+            Some(group) if (group.len() + 1).saturating_mul(lengths[i]) <= budget => group.push(i),
             _ => groups.push(vec![i]),
         }
     }
@@ -41,9 +41,9 @@ pub fn only<R>(mut results: Vec<R>) -> Result<R> {
 }
 
 /// Feature rows as one tensor `[B, T, D]`, zero after the end of each item.
-pub fn pad(items: &[Features], compute: &Compute) -> Result<(Tensor, Lengths)> {
+pub fn pad(items: &[&Features], compute: &Compute) -> Result<(Tensor, Lengths)> {
     let width = items.first().map_or(0, |item| item.width);
-    let lengths = Lengths::new(items.iter().map(Features::frames).collect::<Vec<_>>());
+    let lengths = Lengths::new(items.iter().map(|item| item.frames()).collect::<Vec<_>>());
     let stride = lengths.max() * width;
     let mut values = vec![0f32; items.len() * stride];
     for (item, row) in items.iter().zip(values.chunks_mut(stride.max(1))) {

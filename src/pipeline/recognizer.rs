@@ -29,6 +29,9 @@ use crate::text::pieces::PieceRules;
 use crate::text::tags::{self, Tagged};
 use crate::weights::ModelFiles;
 
+/// Feature rows of a padded batch on the CPU.
+const CPU_ROWS: usize = 128;
+
 /// What was said in one segment; times count from its start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recognition {
@@ -215,8 +218,8 @@ impl Recognizer {
         Ok(report)
     }
 
-    /// Recognises several utterances in one padded batch; an utterance gives the same in any batch. One that is too
-    /// short for a frame is empty.
+    /// Recognises several utterances, in padded batches where that is faster; an utterance gives the same in any batch. One
+    /// that is too short for a frame is empty.
     ///
     /// # Errors
     /// [`crate::Error::Inference`], with the op that failed.
@@ -235,19 +238,29 @@ impl Recognizer {
         features: Vec<Features>,
         requests: Vec<&Request>,
     ) -> Result<Vec<Recognition>> {
-        let mut results = vec![Recognition::default(); features.len()];
-        let audible: Vec<usize> = (0..features.len()).filter(|&i| features[i].frames() > 0).collect();
-        if audible.is_empty() {
-            return Ok(results);
-        }
-        let requests: Vec<&Request> = audible.iter().map(|&i| requests[i]).collect();
-        let items: Vec<Features> = features.into_iter().filter(|item| item.frames() > 0).collect();
-        let (speech, lengths) = batch::pad(&items, &self.compute)?;
-        let output = self.network.forward(&speech, &lengths, &requests)?;
-        for (item, &i) in audible.iter().enumerate() {
-            results[i] = self.read(&output, item, requests[item])?;
+        let lengths: Vec<usize> = features.iter().map(Features::frames).collect();
+        let audible = |i: &usize| lengths[*i] > 0;
+        let groups = batch::bucket(&lengths, self.batch_rows()).into_par_iter();
+        let groups = groups.map(|group| group.into_iter().filter(audible).collect::<Vec<_>>());
+        let read = groups.filter(|group| !group.is_empty()).map(|group| {
+            let items: Vec<&Features> = group.iter().map(|&i| &features[i]).collect();
+            let asked: Vec<&Request> = group.iter().map(|&i| requests[i]).collect();
+            let (speech, lengths) = batch::pad(&items, &self.compute)?;
+            let output = self.network.forward(&speech, &lengths, &asked)?;
+            let read = asked.iter().enumerate().map(|(item, request)| self.read(&output, item, request));
+            Ok(group.into_iter().zip(read.collect::<Result<Vec<_>>>()?).collect::<Vec<_>>())
+        });
+        let mut results = vec![Recognition::default(); lengths.len()];
+        for (i, recognition) in read.collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+            results[i] = recognition;
         }
         Ok(results)
+    }
+
+    /// Feature rows of one forward pass. A core is busy with few of them, and more only add padding and leave its cache: so
+    /// utterances go one by one on each of the cores, and a single one on all.
+    fn batch_rows(&self) -> usize {
+        if self.compute.device.is_cpu() { CPU_ROWS } else { usize::MAX }
     }
 
     /// The network's stages for a batch of normalised features `[B, T, width]`, with a request for each.
