@@ -34,7 +34,7 @@ MATRIX = {
 }
 THREADS = (1, 2)
 MIXED = (3, 5, 8, 10, 12, 15, 18, 20)  # seconds of the items of a padded batch
-PADDING_SKIPS = ("pytorch", "candle f32")  # which say nothing new there, and are slow
+PADDING_SKIPS = ("pytorch", "plain")  # which say nothing new there, and are slow
 LEAST_ROUNDS = 2
 
 

@@ -16,7 +16,6 @@ from models import load_funasr
 
 OURS = "funasr-candle"
 FP32, INT8 = "model.onnx", "model_quant.onnx"
-PIPELINE_BATCH = 8  # segments in one call of Paraformer
 
 
 @dataclass(frozen=True)
@@ -170,13 +169,14 @@ def pytorch_punctuation(model, threads):
 
 
 def onnx_pipeline(model, file, threads):
-    """Segments of Fsmn_vad, in batches, to Paraformer; its text to CT_Transformer. Reading the file is timed, too."""
+    """Segments of Fsmn_vad to Paraformer, one by one, as is its default and faster than batches, which it pads as they
+    come; its text to CT_Transformer. Reading the file is timed, too."""
     import inputs
     from funasr_onnx import CT_Transformer, Fsmn_vad, Paraformer
 
     options = onnx_options(file, threads)
     detector = Fsmn_vad(str(model.detector.directory), **options)
-    recognizer = Paraformer(str(model.directory), batch_size=PIPELINE_BATCH, **options)
+    recognizer = Paraformer(str(model.directory), **options)
     punctuator = CT_Transformer(str(model.punctuation.directory), **options)
     recognizer.load_data = lambda pieces, _rate: pieces  # takes file names or one array, where we have arrays
 
@@ -200,7 +200,7 @@ def ours_of(model, threads, binary):
     engines = {f"{OURS} {dtype}": partial(engine, model, dtype, threads, binary) for dtype in model.converted}
     if model.name == "pipeline":
         return engines
-    return engines | {"candle f32": partial(ours, model, "f32", threads, binary, "--references")}
+    return engines | {"plain candle f32": partial(ours, model, "f32", threads, binary, "--references")}
 
 
 def ours(model, dtype, threads, binary, *flags):

@@ -14,7 +14,7 @@ ENGINES = {
     "onnxruntime fp32": "ORT fp32",
     "onnxruntime int8": "ORT int8",
     "pytorch fp32": "PyTorch",
-    "candle f32": "candle",
+    "plain candle f32": "candle",
     f"{OURS} f32": "ours f32",
     f"{OURS} int8": "ours int8",
 }
@@ -23,7 +23,7 @@ RATIOS = {
     "f32 / ORT fp32": (f"{OURS} f32", "onnxruntime fp32"),
     "int8 / ORT int8": (f"{OURS} int8", "onnxruntime int8"),
     "f32 / PyTorch": (f"{OURS} f32", "pytorch fp32"),
-    "f32 / candle": (f"{OURS} f32", "candle f32"),
+    "f32 / candle": (f"{OURS} f32", "plain candle f32"),
 }
 
 
@@ -68,10 +68,10 @@ def ratio(times, ours, peer):
     """How long ours takes in terms of a peer, of the fastest runs and, in brackets, of medians. Where there is no ours in
     8 bits, it is the one in f32, marked."""
     least, middle = times
-    if peer not in least:
-        return "-"
     mark = "" if ours in least else "*"
     ours = ours if ours in least else f"{OURS} f32"
+    if ours not in least or peer not in least:
+        return "-"
     return f"{least[ours] / least[peer]:.2f} ({middle[ours] / middle[peer]:.2f}){mark}"
 
 

@@ -142,7 +142,9 @@ pub(crate) fn by_blocks(
     let rows = x.len() / inputs;
     let len = rows * outputs;
     let mut y: Vec<f32> = Vec::with_capacity(len);
-    let block = rows.div_ceil(rayon::current_num_threads().max(1)).clamp(1, most);
+    // As many for each thread, of one size: none waits while another does its last one.
+    let count = rows.div_ceil(most).max(1).next_multiple_of(rayon::current_num_threads());
+    let block = rows.div_ceil(count).max(1);
     let places = y.spare_capacity_mut()[..len].par_chunks_mut(block * outputs);
     let blocks = places.zip(x.par_chunks(block * inputs)).enumerate();
     blocks.try_for_each(|(i, (y, x))| work(x, y, i * block * outputs))?;

@@ -301,10 +301,17 @@ impl Packed {
         let stride = self.product.stride(self.inputs);
         let mut steps = vec![0u8; x.len() / self.inputs * stride];
         let rows = x.chunks_exact(self.inputs).zip(steps.chunks_exact_mut(stride));
-        scaled.places = simd::dispatch(
+        let mut places = Vec::with_capacity(rows.len());
+        // A loop, since `collect` would not be inlined: it would be compiled for any processor.
+        simd::dispatch(
             #[inline(always)]
-            || rows.map(|(x, steps)| round_row(x, &mut steps[..x.len()])).collect(),
+            || {
+                for (x, steps) in rows {
+                    places.push(round_row(x, &mut steps[..x.len()]));
+                }
+            },
         );
+        scaled.places = places;
         match &self.product {
             #[cfg(target_arch = "x86_64")]
             Product::Panels(panels) => panels.multiply(&steps, y, &scaled),
@@ -372,6 +379,7 @@ fn as_integers(place: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<i32>] {
 
 /// Steps of one row; their scale, which is NaN if a value is not finite, and the step that is zero.
 #[inline(always)]
+#[allow(unsafe_code)]
 fn round_row(x: &[f32], steps: &mut [u8]) -> (f32, i32) {
     let (low, high) = range(x);
     let step = 1.0 / TOP;
@@ -380,8 +388,12 @@ fn round_row(x: &[f32], steps: &mut [u8]) -> (f32, i32) {
     let zero = (-low * inverse).round();
     let shift = zero + 0.5;
     for (step, v) in steps.iter_mut().zip(x) {
-        // Not negative, so that the cast rounds down. To i32 it vectorises, to u8 it does not. What NaN gives, the scale undoes.
-        *step = (v * inverse + shift).min(TOP) as i32 as u8;
+        // What NaN gives, the scale undoes.
+        let y = v * inverse + shift;
+        let y = if y > 0.0 { y } else { 0.0 };
+        let y = if y < TOP { y } else { TOP };
+        // SAFETY: a number from 0 to 255. A cast that looks at what does not fit is not made of vectors.
+        *step = unsafe { y.to_int_unchecked::<i32>() } as u8;
     }
     (scale, zero as i32)
 }
@@ -389,17 +401,18 @@ fn round_row(x: &[f32], steps: &mut [u8]) -> (f32, i32) {
 /// The least and the largest value, zero taken for one of them; NaN is passed over.
 #[inline(always)]
 fn range(x: &[f32]) -> (f32, f32) {
-    let chunks = x.chunks_exact(16);
+    // One instruction each, which `f32::min` and `f32::max` are not.
+    let lower = |a: f32, b: f32| if b < a { b } else { a };
+    let higher = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = x.as_chunks::<16>();
     let [mut low, mut high] = [[0f32; 16]; 2];
-    for (i, v) in chunks.remainder().iter().enumerate() {
-        (low[i], high[i]) = (low[i].min(*v), high[i].max(*v));
-    }
     for chunk in chunks {
-        for ((low, high), v) in low.iter_mut().zip(&mut high).zip(chunk) {
-            (*low, *high) = (low.min(*v), high.max(*v));
+        for i in 0..16 {
+            (low[i], high[i]) = (lower(low[i], chunk[i]), higher(high[i], chunk[i]));
         }
     }
-    (low.into_iter().fold(0.0, f32::min), high.into_iter().fold(0.0, f32::max))
+    let both = |values: [f32; 16], of: fn(f32, f32) -> f32| values.iter().chain(rest).copied().fold(0.0, of);
+    (both(low, lower), both(high, higher))
 }
 
 /// How the integer sums of a block of rows become floats.
