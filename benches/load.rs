@@ -9,8 +9,9 @@
 //!
 //! Each stream repeats a recording of its own choice, utterance after utterance, until the time is over. A line of JSON
 //! says what came of it. `partial_ms`: from sending a chunk to the partial text that comes next, at the client;
-//! `server_ms`: the quantiles' upper bounds from the server's own histogram, from audio's arrival to the message; `rss`: the
-//! server's memory in MB before, after a quarter of the time, at its end, and after all have left.
+//! `server_ms`: the quantiles' upper bounds from the server's own histogram, from audio's arrival to the message; `rss_mb`:
+//! the server's memory in MB before, after a minute or a quarter of the time, at its end, and after all have left; `rss_slope`: MB
+//! a minute between the two in the middle, of the line of least squares through a sample a second, with its standard error.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -29,6 +30,11 @@ const PIECE_BYTES: usize = 2 * RATE as usize * PIECE_MS as usize / 1000;
 /// Between two connects: a crowd that comes in a second is another test.
 const RAMP: Duration = Duration::from_millis(5);
 
+/// Until as many sessions run as will, each somewhere else in its recording.
+const WARM_UP: Duration = Duration::from_secs(60);
+/// Seconds of memory that are one point of a line.
+const BLOCK: usize = 10;
+const RSS: &str = "resident_memory_bytes";
 /// Until the allocator has given back what nobody uses.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -99,9 +105,8 @@ async fn main() -> Result<(), Error> {
         }));
         tokio::time::sleep(RAMP).await;
     }
-    tokio::time::sleep_until((started + Duration::from_secs(args.seconds) / 4).into()).await;
-    let warm = scrape(&address).await?;
-    tokio::time::sleep_until(until.into()).await;
+    let warm = started + WARM_UP.min(Duration::from_secs(args.seconds) / 4);
+    let memory = resident(&address, warm, until).await?;
     let end = scrape(&address).await?;
     for task in tasks {
         task.await?;
@@ -111,20 +116,51 @@ async fn main() -> Result<(), Error> {
     tokio::time::sleep(SETTLE).await;
     let after = scrape(&address).await?;
     let mut seen = seen.lock().unwrap_or_else(|e| e.into_inner());
-    let rss = |page: &Page| page.value("resident_memory_bytes") / 1e6;
-    let slope = (rss(&end) - rss(&warm)) / (0.75 * args.seconds as f64 / 60.0);
+    let rss = |page: &Page| page.value(RSS) / 1e6;
     let report = json!({
         "mode": args.mode, "streams": streams, "idle": args.idle, "full_speed": args.full_speed, "seconds": seconds,
         "utterances": seen.utterances, "messages": seen.messages, "different_texts": seen.different,
         "audio_seconds": seen.audio_ms / 1000, "recordings_per_minute": 60.0 * seen.utterances as f64 / seconds,
         "errors": seen.errors.len(), "first_errors": seen.errors.iter().take(3).collect::<Vec<_>>(),
         "partial_ms": quantiles(&mut seen.partial_ms), "final_ms": quantiles(&mut seen.final_ms),
-        "server_ms": end.quantiles(&before), "rss_mb": [rss(&before), rss(&warm), rss(&end), rss(&after)],
-        "rss_slope_mb_per_minute": slope,
+        "server_ms": end.quantiles(&before), "rss_mb": [rss(&before), memory.first().map(|(_, mb)| mb), rss(&end), rss(&after)],
+        "rss_slope": slope(&memory),
         "idle_kb_each": if args.idle > 0 { json!((rss(&end) - rss(&before)) * 1e3 / args.idle as f64) } else { Value::Null },
     });
     println!("{report}");
     Ok(())
+}
+
+/// The server's memory each second: minutes, and MB.
+async fn resident(address: &str, from: Instant, until: Instant) -> Result<Vec<(f64, f64)>, Error> {
+    let mut samples = Vec::new();
+    let mut next = from;
+    while next < until {
+        tokio::time::sleep_until(next.into()).await;
+        samples.push((from.elapsed().as_secs_f64() / 60.0, scrape(address).await?.value(RSS) / 1e6));
+        next += Duration::from_secs(1);
+    }
+    tokio::time::sleep_until(until.into()).await;
+    Ok(samples)
+}
+
+/// Slope of the line of least squares and its standard error. Samples of one second resemble each other, so the error is that of
+/// means of blocks of them.
+fn slope(samples: &[(f64, f64)]) -> Value {
+    let mean = |of: fn(&(f64, f64)) -> f64, points: &[(f64, f64)]| {
+        points.iter().map(of).sum::<f64>() / points.len() as f64
+    };
+    let blocks: Vec<(f64, f64)> =
+        samples.chunks_exact(BLOCK).map(|block| (mean(|p| p.0, block), mean(|p| p.1, block))).collect();
+    if blocks.len() < 3 {
+        return Value::Null;
+    }
+    let (x0, y0) = (mean(|p| p.0, &blocks), mean(|p| p.1, &blocks));
+    let spread: f64 = blocks.iter().map(|(x, _)| (x - x0).powi(2)).sum();
+    let slope = blocks.iter().map(|(x, y)| (x - x0) * (y - y0)).sum::<f64>() / spread;
+    let rest: f64 = blocks.iter().map(|(x, y)| (y - y0 - slope * (x - x0)).powi(2)).sum();
+    let error = (rest / (blocks.len() - 2) as f64 / spread).sqrt();
+    json!({"mb_per_minute": slope, "standard_error": error})
 }
 
 fn clips() -> Vec<PathBuf> {

@@ -1,0 +1,165 @@
+//! Each kernel on a GPU at the shapes of Paraformer-large for 20 s of audio: how long it takes, and how near it comes to a copy, the
+//! measure of what the memory gives. Products give their rate of arithmetic instead.
+//!
+//! ```text
+//! cargo bench --features cuda --bench gpu -- --batch 32 --dtype bf16
+//! ```
+//!
+//! Every run waits for the one before, and the device for none: the clock goes from the first launch to the end of the last.
+
+// A bench that cannot start has nobody to report to.
+#![allow(clippy::expect_used)]
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, Tensor};
+use clap::Parser;
+use funasr_candle::device::{Compute, DeviceName, Precision};
+use funasr_kernels::{
+    Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, LayerNorm, Lengths, Linear, Lstm,
+    Visible,
+};
+
+/// LFR frames of 20 s, and tokens.
+const T: usize = 334;
+const TOKENS: usize = 150;
+/// Width of the model, inside its feed-forward layers, and of the vocabulary.
+const D: usize = 512;
+const FF: usize = 2048;
+const VOCAB: usize = 8404;
+/// Taps of the memory, attention heads.
+const K: usize = 11;
+const H: usize = 4;
+/// Values of what is copied: far more than a cache holds.
+const COPY: usize = 1 << 26;
+
+#[derive(Parser)]
+struct Args {
+    /// Which GPU
+    #[arg(long, default_value = "cuda:0")]
+    device: DeviceName,
+    /// f32, f16 or bf16
+    #[arg(long, default_value = "bf16")]
+    dtype: Precision,
+    /// Items of a batch
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Runs of each kernel
+    #[arg(long, default_value_t = 100)]
+    runs: usize,
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What a run moves or computes at least.
+enum Work {
+    /// Values read and written.
+    Values(usize),
+    /// Multiplications, each with an addition.
+    Products(usize),
+}
+
+struct Bench {
+    device: Device,
+    dtype: DType,
+    batch: usize,
+    runs: usize,
+    /// Bytes a second of a copy.
+    copy: f64,
+}
+
+impl Bench {
+    fn random(&self, dims: &[usize]) -> Result<Tensor> {
+        Tensor::randn(0f32, 1.0, dims, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)
+    }
+
+    /// Seconds of a run.
+    fn time(&self, run: &dyn Fn() -> Result<Tensor>) -> Result<f64> {
+        run()?;
+        self.device.synchronize()?;
+        let start = Instant::now();
+        for _ in 0..self.runs {
+            run()?;
+        }
+        self.device.synchronize()?;
+        Ok(start.elapsed().as_secs_f64() / self.runs as f64)
+    }
+
+    fn row(&self, name: &str, work: &Work, run: &dyn Fn() -> Result<Tensor>) -> Result<()> {
+        let seconds = self.time(run)?;
+        let rate = match work {
+            Work::Values(count) => {
+                let rate = (count * self.dtype.size_in_bytes()) as f64 / seconds;
+                format!("{:.0} GB/s | {:.2}", rate / 1e9, rate / self.copy)
+            }
+            Work::Products(count) => format!("{:.1} TFLOP/s | ", 2.0 * *count as f64 / seconds / 1e12),
+        };
+        println!("| {name} | {:.1} | {rate} |", seconds * 1e6);
+        Ok(())
+    }
+
+    fn all(&self) -> Result<()> {
+        let (batch, rows) = (self.batch, self.batch * T);
+        let (frames, lengths) = (self.random(&[batch, T, D])?, Lengths::full(batch, T));
+        let [weight, bias] = [self.random(&[D])?, self.random(&[D])?];
+        let norm = LayerNorm { eps: 1e-12 };
+        self.row("layer_norm", &Work::Values(2 * rows * D), &|| norm.forward(&frames, &weight, &bias))?;
+
+        let offset = -((K as isize - 1) / 2);
+        let memory = FsmnMemory { offset, dilation: 1, skip: true, first: 0, lengths: lengths.clone() };
+        let taps = self.random(&[K, D])?;
+        self.row("fsmn_memory", &Work::Values(2 * rows * D), &|| memory.forward(&frames, &taps))?;
+
+        let qkv = self.random(&[batch, T, 3 * D])?;
+        let [q, k, v] = [qkv.narrow(2, 0, D)?, qkv.narrow(2, D, D)?, qkv.narrow(2, 2 * D, D)?];
+        let queries = lengths.clone();
+        let attention = Attention { heads: H, queries, keys: lengths, visible: Visible::All };
+        self.row("attention", &Work::Products(2 * rows * T * D), &|| attention.forward(&q, &k, &v))?;
+
+        let wide = FloatWeight::new(&self.random(&[FF, D])?)?;
+        let wide_bias = self.random(&[FF])?;
+        let linear = Linear { activation: Activation::Relu, addends: &[] };
+        self.row("linear, 512 to 2048, ReLU", &Work::Products(rows * D * FF), &|| {
+            linear.forward(&frames, &wide, &wide_bias)
+        })?;
+
+        // As many tokens as fire in 20 s, each after as many frames.
+        let alphas = vec![TOKENS as f32 / T as f32; T];
+        let fires: Vec<(usize, f32)> = (0..TOKENS).map(|i| ((i + 1) * T / TOKENS - 1, 0.1)).collect();
+        let items = vec![Firing { alphas: &alphas, fires: &fires }; batch];
+        let sums = CifSums { items: &items, tokens: TOKENS };
+        let moved = Work::Values(batch * (T + TOKENS) * D);
+        self.row("cif_sums, with its uploads", &moved, &|| sums.forward(&frames))?;
+
+        let logits = self.random(&[batch, TOKENS, VOCAB])?;
+        self.row("best", &Work::Values(batch * TOKENS * VOCAB), &|| Best.forward(&logits))?;
+
+        // 1000 hotwords of at most 4 tokens.
+        let (words, steps) = (1000, 4);
+        let gates = self.random(&[words, steps, 4 * D])?;
+        let recurrent = self.random(&[D, 4 * D])?;
+        let lstm = Lstm { reverse: false, lengths: Lengths::full(words, steps) };
+        self.row("lstm_step, 4 of 1000 hotwords", &Work::Products(words * steps * D * 4 * D), &|| {
+            lstm.forward(&gates, &recurrent)
+        })
+    }
+}
+
+fn main() {
+    let args = Args::parse();
+    let compute = Compute::open(args.device, args.dtype).expect("a GPU");
+    let (device, dtype) = (compute.device, compute.dtype);
+    let mut bench = Bench { device, dtype, batch: args.batch, runs: args.runs, copy: 0.0 };
+    let source = Tensor::zeros(COPY, DType::F32, &bench.device).expect("memory for a tensor");
+    let seconds = bench.time(&|| source.copy()).expect("a copy");
+    bench.copy = (2 * COPY * DType::F32.size_in_bytes()) as f64 / seconds;
+    println!(
+        "{}, {}, batch {}: a copy moves {:.0} GB/s\n",
+        args.device,
+        args.dtype,
+        args.batch,
+        bench.copy / 1e9
+    );
+    println!("| kernel | us | rate | of a copy |\n| --- | --- | --- | --- |");
+    bench.all().expect("fitting shapes");
+}
