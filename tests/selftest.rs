@@ -193,7 +193,7 @@ fn other_models_are_compared_with_themselves_in_f32() {
     desk.model("demo");
     let table = selftest(&desk, &["--model", "./demo", "--dtype", "int8"]).ok();
     let last = table.lines().last().unwrap();
-    assert!(last.contains("./demo itself on the CPU in f32") && !last.contains("FunASR"), "{table}");
+    assert!(last.ends_with("reference: ./demo itself on the CPU in f32, not FunASR"), "{table}");
     assert!(table.lines().any(|row| row.contains(" lfr ")), "{table}");
     // In the same format there is nothing to compare, and that is not called a pass.
     desk.model("fsmn-vad");
@@ -214,7 +214,7 @@ fn what_cannot_be_tested_is_an_error() {
     let cases: [(&[&str], &[&str]); 8] = [
         (&["--model", "dmo"], &["dmo", "demo"]),
         (&["--dtype", "bf16"], &["dtype bf16 needs a GPU"]),
-        (&["--device", "cuda:99"], &["device cuda:99 is not available"]),
+        (&["--device", "cuda:99"], &["device cuda:99"]),
         (&["--device", "cuda:0", "--dtype", "int8"], &["int8 is for the CPU"]),
         (&["--model", "demo", "--recording", "none.safetensors"], &["none.safetensors"]),
         (&["--model", "demo", "--recording", &text], &["text.safetensors", "recorded stages"]),

@@ -49,6 +49,12 @@ enum Format {
     Json,
 }
 
+/// Where models are run, and on what.
+struct Setting {
+    compute: Compute,
+    input: SelftestInput,
+}
+
 /// What became of the stages of all models.
 #[derive(Default)]
 struct Tally {
@@ -68,9 +74,18 @@ impl Args {
                 "selftest: its input is compiled in with the embedded models (feature `embedded-models`)";
             return Err(Error::Unsupported(message.into()));
         };
+        let setting = Setting { compute, input };
         let mut tally = Tally::default();
         for (name, source) in self.models()? {
-            self.examine(&name, &source, &compute, &input, &mut tally)?;
+            let checks = match self.compare(&name, &source, &setting) {
+                Ok((checks, reference)) => {
+                    tally.reference = reference;
+                    checks
+                }
+                Err(error) if self.model.is_none() => vec![Check::broken(&error)],
+                Err(error) => return Err(error),
+            };
+            self.tell(&name, &checks, &mut tally)?;
         }
         self.conclude(&tally, started.elapsed().as_secs_f64())
     }
@@ -84,38 +99,9 @@ impl Args {
         Ok(vec![(name.clone(), hub::resolve(name, &self.hub.options()?)?)])
     }
 
-    /// Prints and counts the stages of one model; of several, one that cannot be run is a failure by its name.
-    fn examine(
-        &self,
-        name: &str,
-        source: &ModelSource,
-        compute: &Compute,
-        input: &SelftestInput,
-        tally: &mut Tally,
-    ) -> Result<()> {
-        let checks = match self.compare(name, source, compute, input, tally) {
-            Err(error) if self.model.is_none() => vec![Check::broken(&error)],
-            checks => checks?,
-        };
-        for check in checks {
-            print_line(&match self.format {
-                Format::Text => check.row(name),
-                Format::Json => check.json(name).to_string(),
-            })?;
-            tally.stages += 1;
-            tally.failed.extend((!check.passes()).then(|| format!("{name} {}", check.stage)));
-        }
-        Ok(())
-    }
-
-    fn compare(
-        &self,
-        name: &str,
-        source: &ModelSource,
-        compute: &Compute,
-        input: &SelftestInput,
-        tally: &mut Tally,
-    ) -> Result<Vec<Check>> {
+    /// Every stage of a model beside the reference, and whose numbers that is.
+    fn compare(&self, name: &str, source: &ModelSource, setting: &Setting) -> Result<(Vec<Check>, String)> {
+        let Setting { compute, input } = setting;
         let files = open_model(source)?;
         let model = Model::load(&files, compute)?;
         let precision = precision(&model, &files, compute);
@@ -125,22 +111,32 @@ impl Args {
             (None, ModelSource::Dir(_)) => {
                 let cpu = Compute::cpu();
                 let reference = Model::load(&files, &cpu)?;
-                if compute.device.is_cpu() && precision == self::precision(&reference, &files, &cpu) {
-                    return Err(nothing_to_compare(name, precision));
+                let format = self::precision(&reference, &files, &cpu);
+                if compute.device.is_cpu() && precision == format {
+                    return Err(nothing_to_compare(name, format));
                 }
-                Recording {
-                    stages: stages(&reference, input)?.0,
-                    made_by: format!("{name} itself on the CPU"),
-                }
+                let made_by = format!("{name} itself on the CPU in {format}, not FunASR");
+                Recording { stages: stages(&reference, input)?.0, made_by }
             }
         };
-        let tolerance = Tolerance::of(precision);
-        let checks = recording.check(&stages(&model, input)?, &tolerance)?;
+        let checks = recording.check(&stages(&model, input)?, &Tolerance::of(precision))?;
         if checks.is_empty() {
             return Err(Error::Unsupported(format!("{name}: no stage is recorded")));
         }
-        tally.reference = recording.made_by;
-        Ok(checks)
+        Ok((checks, recording.made_by))
+    }
+
+    /// Prints and counts the stages of a model.
+    fn tell(&self, name: &str, checks: &[Check], tally: &mut Tally) -> Result<()> {
+        for check in checks {
+            print_line(&match self.format {
+                Format::Text => check.row(name),
+                Format::Json => check.json(name).to_string(),
+            })?;
+            tally.stages += 1;
+            tally.failed.extend((!check.passes()).then(|| format!("{name} {}", check.stage)));
+        }
+        Ok(())
     }
 
     fn conclude(&self, tally: &Tally, seconds: f64) -> Result<()> {
