@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+#[cfg(feature = "cuda")]
+use funasr_kernels::open_cuda;
 
 use crate::error::{Error, Result};
 
@@ -43,20 +45,36 @@ impl std::fmt::Display for DeviceName {
 
 impl DeviceName {
     /// Opens the device. One that is absent, or for which this build has no support, is an error.
+    ///
+    /// # Errors
+    /// [`Error::Device`], with what is missing.
     pub fn open(self) -> Result<Device> {
+        let feature = match self {
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Some("cuda"),
+            Self::Metal if !cfg!(feature = "metal") => Some("metal"),
+            _ => None,
+        };
+        if let Some(feature) = feature {
+            return Err(Error::Device(format!(
+                "device {self}: this program was built without it; build with --features {feature} (docs/cuda.md)"
+            )));
+        }
         let absent = |e: candle_core::Error| {
             let cause = e.to_string();
-            Error::Device(format!(
-                "device {self} is not available: {}",
-                cause.lines().next().unwrap_or_default()
-            ))
+            let cause = cause.lines().next().unwrap_or_default();
+            Error::Device(format!("device {self} is not available: {cause}"))
         };
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(index) => Device::new_cuda(index).map_err(absent),
+            Self::Cuda(index) => open_cuda(index).map_err(absent),
             Self::Metal => Device::new_metal(0).map_err(absent),
         }
     }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize) -> candle_core::Result<Device> {
+    Device::new_cuda(index)
 }
 
 /// Number format of weights and activations.

@@ -42,7 +42,7 @@ pub enum Error {
     Device(String),
     /// A model's forward pass failed.
     #[error("inference failed: {0}")]
-    Inference(#[from] candle_core::Error),
+    Inference(#[source] candle_core::Error),
     /// A bounded queue or buffer is full.
     #[error("{0}")]
     Overloaded(String),
@@ -66,6 +66,17 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        // By its name: the type is that of a driver which other builds do not know.
+        if error.to_string().contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            let hint = "smaller batches, a shorter recording or 16-bit weights take less";
+            return Self::Overloaded(format!("the GPU has not enough free memory: {hint}"));
+        }
+        Self::Inference(error)
+    }
 }
 
 impl Error {

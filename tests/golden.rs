@@ -3,15 +3,35 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use funasr_candle::device::{Compute, DeviceName, Precision};
 use serde_json::Value;
 
 /// Largest error of a stage, relative to the largest value of the reference.
 pub const STAGE_TOLERANCE: f32 = 1e-3;
 /// Largest absolute error of fbank, LFR and CMVN values, which go up to about 20.
 pub const FEATURE_TOLERANCE: f32 = 1e-3;
+
+/// Where golden tensors lie and models run: the CPU, or what FUNASR_CANDLE_TEST_DEVICE names (`tests/gpu.sh`).
+pub static DEVICE: LazyLock<Device> = LazyLock::new(|| {
+    let name = std::env::var("FUNASR_CANDLE_TEST_DEVICE");
+    name.map_or(DeviceName::Cpu, |name| name.parse().unwrap()).open().unwrap()
+});
+
+/// The same with the number format that FUNASR_CANDLE_TEST_DTYPE names, f32 without.
+pub fn compute() -> Compute {
+    let precision =
+        std::env::var("FUNASR_CANDLE_TEST_DTYPE").map_or(Precision::F32, |name| name.parse().unwrap());
+    let dtype = match precision {
+        Precision::Bf16 => DType::BF16,
+        Precision::F16 => DType::F16,
+        Precision::F32 | Precision::Int8 => DType::F32,
+    };
+    Compute { device: DEVICE.clone(), dtype, int8: precision == Precision::Int8 }
+}
 
 /// One golden file.
 pub struct Golden {
@@ -42,7 +62,7 @@ impl Golden {
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         Self {
             name: path.file_stem().unwrap().to_string_lossy().into_owned(),
-            tensors: candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(),
+            tensors: candle_core::safetensors::load_buffer(&bytes, &DEVICE).unwrap(),
             metadata: header.metadata().clone().unwrap_or_default(),
             errors: RefCell::default(),
         }
@@ -106,7 +126,7 @@ impl Golden {
         let own = |(name, tensor): (&String, &Tensor)| {
             Some((name.strip_prefix("weights.")?.to_owned(), tensor.clone()))
         };
-        VarBuilder::from_tensors(self.tensors.iter().filter_map(own).collect(), DType::F32, &Device::Cpu)
+        VarBuilder::from_tensors(self.tensors.iter().filter_map(own).collect(), DType::F32, &DEVICE)
     }
 
     /// Writes the model as a directory with these files of text beside the weights. A token list is filled up to the

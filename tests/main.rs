@@ -10,6 +10,8 @@ mod cli_speech;
 mod directories;
 mod frontend;
 mod golden;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod hotwords;
 mod hub;
 mod int8;

@@ -7,7 +7,6 @@ use std::sync::LazyLock;
 
 use funasr_candle::audio::read_all;
 use funasr_candle::decode::timestamps::stream_spans;
-use funasr_candle::device::Compute;
 use funasr_candle::frontend::{Cmvn, Frontend, FrontendConfig, OnlineFrontend, OnlineState};
 use funasr_candle::nn::ChunkSize;
 use funasr_candle::pipeline::{OnlineRecognizer, OnlineStream, StreamOptions};
@@ -18,7 +17,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use serde::Deserialize;
 
-use crate::golden::{FEATURE_TOLERANCE, Golden, max_error};
+use crate::golden::{FEATURE_TOLERANCE, Golden, compute, max_error};
 use crate::regression::clip;
 
 /// What FunASR says of one clip.
@@ -44,7 +43,7 @@ static REFERENCES: LazyLock<BTreeMap<String, BTreeMap<String, Reference>>> = Laz
 
 static RECOGNIZER: LazyLock<OnlineRecognizer> = LazyLock::new(|| {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-online");
-    OnlineRecognizer::load(&ModelFiles::open(&directory).unwrap(), &Compute::cpu()).unwrap()
+    OnlineRecognizer::load(&ModelFiles::open(&directory).unwrap(), &compute()).unwrap()
 });
 
 fn options(cut: &str) -> StreamOptions {

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use funasr_candle::decode::tokens::TokenList;
-use funasr_candle::device::Compute;
 use funasr_candle::pipeline::PunctuationModel;
 use funasr_candle::punctuation::realtime::{Cache, Continuation};
 use funasr_candle::punctuation::{Config, Punctuator, split_words};
@@ -11,6 +10,8 @@ use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use proptest::prelude::*;
 use serde::Deserialize;
+
+use crate::golden::compute;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -52,7 +53,7 @@ fn punctuator(words: &[String]) -> Punctuator {
 
 fn model(name: &str) -> PunctuationModel {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name);
-    PunctuationModel::load(&ModelFiles::open(&directory).unwrap(), &Compute::cpu()).unwrap()
+    PunctuationModel::load(&ModelFiles::open(&directory).unwrap(), &compute()).unwrap()
 }
 
 /// Text and labels are FunASR's, and labels and marks those of the new words.

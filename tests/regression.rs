@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use funasr_candle::audio::{AudioReader, read_all};
-use funasr_candle::device::Compute;
 use funasr_candle::pipeline::{
     PunctuationModel, Recognition, Recognizer, Request, Transcriber, TranscriberOptions, Transcript,
     Utterance, VoiceDetector,
@@ -18,6 +17,8 @@ use funasr_candle::weights::ModelFiles;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde::Deserialize;
+
+use crate::golden::compute;
 
 const RATE: u32 = 16_000;
 const SAMPLES_PER_MS: u64 = RATE as u64 / 1000;
@@ -67,11 +68,11 @@ fn model(name: &str) -> ModelFiles {
 }
 
 fn recognizer() -> Recognizer {
-    Recognizer::load(&model("demo"), &Compute::cpu()).unwrap()
+    Recognizer::load(&model("demo"), &compute()).unwrap()
 }
 
 fn detector() -> VoiceDetector {
-    VoiceDetector::load(&model("fsmn-vad"), &Compute::cpu()).unwrap()
+    VoiceDetector::load(&model("fsmn-vad"), &compute()).unwrap()
 }
 
 fn recognize(recognizer: &Recognizer, batch: &[&[f32]]) -> Vec<Recognition> {
@@ -82,7 +83,7 @@ fn recognize(recognizer: &Recognizer, batch: &[&[f32]]) -> Vec<Recognition> {
 }
 
 fn transcriber(batch_seconds: u32) -> Transcriber {
-    let punctuation = PunctuationModel::load(&model("demo-punc"), &Compute::cpu()).unwrap();
+    let punctuation = PunctuationModel::load(&model("demo-punc"), &compute()).unwrap();
     let options = TranscriberOptions { batch_seconds, ..Default::default() };
     Transcriber::new(recognizer(), Some(detector().into()), Some(punctuation.into()), options)
 }

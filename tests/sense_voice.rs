@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Tensor};
 use funasr_candle::audio::read_all;
 use funasr_candle::decode::ctc;
 use funasr_candle::decode::greedy::Emission;
 use funasr_candle::decode::tokens::TokenList;
-use funasr_candle::device::Compute;
 use funasr_candle::frontend::{Cmvn, Frontend, FrontendConfig};
 use funasr_candle::models::sense_voice::{Config, QUERY_FRAMES, Query, SenseVoice};
 use funasr_candle::nn::Lengths;
@@ -23,6 +22,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::golden::{DEVICE, compute};
 use crate::regression::clip;
 
 const RATE: u32 = 16_000;
@@ -63,7 +63,7 @@ static DEMO: LazyLock<Demo> = LazyLock::new(|| {
         .map(|name| files.vector(name, width).unwrap().unwrap());
     let frontend = Frontend::new(&config, Some(Cmvn::new(shift, scale).unwrap())).unwrap();
     let config: Config = files.config(&["frontend", "frontend_conf", "tokenizer", "tokenizer_conf"]).unwrap();
-    let model = files.build(&Compute::cpu(), |vb| SenseVoice::load(width, &config, vb)).unwrap();
+    let model = files.build(&compute(), |vb| SenseVoice::load(width, &config, vb)).unwrap();
     let (name, json) = files.tokens().unwrap();
     let tokens = TokenList::from_json(name, &json).unwrap();
     assert_eq!(tokens.len(), config.vocab_size);
@@ -93,7 +93,8 @@ impl Demo {
             .map(|(samples, _)| {
                 let features = self.frontend.features(samples);
                 let (rows, width) = (features.frames(), self.frontend.config().feature_width());
-                Tensor::from_vec(features.values, (1, rows, width), &Device::Cpu).unwrap()
+                let rows = Tensor::from_vec(features.values, (1, rows, width), &DEVICE).unwrap();
+                rows.to_dtype(compute().dtype).unwrap()
             })
             .collect();
         let lengths = Lengths::new(features.iter().map(|x| x.dim(1).unwrap()).collect::<Vec<_>>());
@@ -105,7 +106,8 @@ impl Demo {
         frames
             .map(|(item, &frames)| {
                 let logits = output.ctc_logits.get(item).unwrap().narrow(0, 0, frames).unwrap();
-                self.read(&logits.flatten_all().unwrap().to_vec1().unwrap())
+                let logits = logits.flatten_all().and_then(|logits| logits.to_dtype(DType::F32)).unwrap();
+                self.read(&logits.to_vec1().unwrap())
             })
             .collect()
     }

@@ -295,7 +295,7 @@ mod decoding {
         }
         assert!(greedy(&[f32::NEG_INFINITY; 3], 3, 1).is_err());
         let error = greedy(&[0.0; 7], 3, 3).unwrap_err();
-        assert_eq!(error.to_string(), "inference failed: decoder gave 2 rows of 3 logits for 3 tokens");
+        assert_eq!(error.to_string(), "inference failed: decoder gave 2 rows of logits for 3 tokens");
         assert!(greedy(&[], 0, 1).is_err());
         assert_eq!(greedy(&[], 0, 0).unwrap(), []);
         assert_eq!(greedy(&[], 3, 0).unwrap(), []);

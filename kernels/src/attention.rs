@@ -5,11 +5,15 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::softmax;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{Lengths, cpu, simd};
 
 /// Which keys a query sees: the first ones, up to a number that depends on its place.
@@ -138,6 +142,19 @@ impl CustomOp3 for Attention {
             }
         }
         Ok((CpuStorage::F32(y), Shape::from((q.batch, q.time, q.width))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        k: &CudaStorage,
+        k_layout: &Layout,
+        v: &CudaStorage,
+        v_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::attention(self, (q, q_layout), (k, k_layout), (v, v_layout))
     }
 }
 

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 /// Whether [`take_references`] was called.
 static REFERENCES: AtomicBool = AtomicBool::new(false);
 
-/// Lets all ops in f32 run their references, plain candle operations, from now on: `bench --references` shows what the
+/// Lets all ops that work in floats run their references, plain candle operations, from now on: `bench --references` shows what the
 /// fast versions bring. To be called once, at the start of a program, before a model is loaded: weights laid out for a
 /// fast version keep it. A setting of the process like [`set_threads`](crate::set_threads), and not an argument of every
 /// op, because no model ever mixes the two; not a variable of the environment, which would slow a server down unasked; and
@@ -18,9 +18,9 @@ pub fn take_references() {
     REFERENCES.store(true, Ordering::Relaxed);
 }
 
-/// True where the fast CPU versions apply.
+/// True where ops have a fast version for `x`, and run it.
 pub(crate) fn is_fast(x: &Tensor) -> bool {
-    is_f32_on_cpu(x) && !REFERENCES.load(Ordering::Relaxed)
+    (is_f32_on_cpu(x) || x.device().is_cuda()) && !REFERENCES.load(Ordering::Relaxed)
 }
 
 /// True of what the CPU versions can read.

@@ -5,9 +5,13 @@
 //! Zhang et al., "Deep-FSMN for Large Vocabulary Continuous Speech Recognition", 2018; FunASR
 //! `models/sanm/attention.py` (`forward_fsmn`) and `models/fsmn_vad_streaming/encoder.py` (`FSMNBlock`).
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{Lengths, cpu, simd};
 
 /// Output rows that one thread computes at a time.
@@ -148,5 +152,16 @@ impl CustomOp2 for FsmnMemory {
             });
         }
         Ok((CpuStorage::F32(y), Shape::from((rows.batch, time, width))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        taps: &CudaStorage,
+        taps_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::fsmn_memory(self, (x, x_layout), (taps, taps_layout))
     }
 }

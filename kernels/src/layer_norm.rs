@@ -3,9 +3,13 @@
 //! Candle's own fused version takes the variance as `E[x^2] - E[x]^2`, which loses all digits on near-constant
 //! rows; FunASR's eps of 1e-12 does not hide that (zero rows open every stream).
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{cpu, simd};
 
 /// Rows that one thread normalises at a time.
@@ -83,5 +87,18 @@ impl CustomOp3 for LayerNorm {
             );
         });
         Ok((CpuStorage::F32(y), shape.clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::layer_norm(self, (x, x_layout), (weight, weight_layout), (bias, bias_layout))
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! One op is one struct in one file. Each has a `reference` written in plain candle operations, which is its
 //! definition, the oracle of its tests and what devices without a fast version run, and a `forward` that takes
-//! the fast version where there is one (f32 on the CPU today) and the reference otherwise.
+//! the fast version where there is one (f32 on the CPU; f32, f16 and bf16 on NVIDIA GPUs, with the feature `cuda`) and the
+//! reference otherwise.
 //!
 //! Shape letters: B batch, T time, D model width, H heads, K kernel taps.
 
 mod attention;
+mod best;
+mod cif_sums;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fsmn_memory;
 mod layer_norm;
 mod lengths;
@@ -19,7 +24,12 @@ mod panels;
 mod simd;
 mod threads;
 
+#[cfg(feature = "cuda")]
+pub use cuda::{launches, memory_in_use, open_cuda};
+
 pub use attention::{Attention, Visible};
+pub use best::Best;
+pub use cif_sums::{CifSums, Firing};
 pub use cpu::take_references;
 pub use fsmn_memory::FsmnMemory;
 pub use layer_norm::LayerNorm;

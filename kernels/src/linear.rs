@@ -3,12 +3,16 @@
 #[cfg(target_arch = "x86_64")]
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Result, Shape, Tensor, bail};
 #[cfg(target_arch = "x86_64")]
 use candle_core::{CustomOp2, Storage};
 use gemm::Parallelism;
 
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 #[cfg(target_arch = "x86_64")]
 use crate::panels::{self, Finish, FloatPanels};
 
@@ -53,7 +57,7 @@ impl FloatWeight {
     /// Lays out `weight [out, in]`.
     pub fn new(weight: &Tensor) -> Result<Self> {
         #[cfg(target_arch = "x86_64")]
-        if cpu::is_fast(weight) && takes_panels() && weight.elem_count() > 0 {
+        if cpu::is_f32_on_cpu(weight) && cpu::is_fast(weight) && takes_panels() && weight.elem_count() > 0 {
             let (outputs, inputs) = weight.dims2()?;
             let weight = weight.contiguous()?;
             let (storage, layout) = weight.storage_and_layout();
@@ -90,6 +94,7 @@ impl Linear<'_> {
         }
         match &weight.0 {
             Layout::Turned(weight) if !cpu::is_fast(x) => self.plain(x, weight, bias),
+            Layout::Turned(weight) if x.device().is_cuda() => self.multiply_and_end(x, weight, bias),
             // Bias and addends are written first and the product accumulates on them: the output is passed over once.
             Layout::Turned(weight) => x.contiguous()?.apply_op3_no_bwd(weight, bias, self),
             #[cfg(target_arch = "x86_64")]
@@ -106,10 +111,7 @@ impl Linear<'_> {
 
     /// The same with `weight [in, out]`.
     fn plain(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let mut shape = x.dims().to_vec();
-        let input = shape.pop().unwrap_or(0);
-        shape.push(weight.dim(1)?);
-        let mut y = x.reshape(((), input))?.matmul(weight)?.reshape(shape)?.broadcast_add(bias)?;
+        let mut y = multiply(x, weight)?.broadcast_add(bias)?;
         for addend in self.addends {
             y = (y + *addend)?;
         }
@@ -117,6 +119,13 @@ impl Linear<'_> {
             Activation::Identity => Ok(y),
             Activation::Relu => y.relu(),
         }
+    }
+
+    /// The same on a GPU, where cuBLAS multiplies and one pass does the rest.
+    fn multiply_and_end(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let y = multiply(x, weight)?;
+        y.inplace_op2(bias, self)?;
+        Ok(y)
     }
 
     /// Bias plus addends, row by row.
@@ -132,6 +141,42 @@ impl Linear<'_> {
             }
         }
         Ok(y)
+    }
+}
+
+/// `x [.., in]`, `weight [in, out]` -> `[.., out]`.
+fn multiply(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (inputs, outputs) = weight.dims2()?;
+    x.reshape(((), inputs))?.matmul(weight)?.reshape(cpu::with_width(x.shape(), outputs))
+}
+
+/// What follows the product, in its place.
+impl InplaceOp2 for Linear<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    /// The fast versions on the CPU do it as they multiply.
+    fn cpu_fwd(
+        &self,
+        _: &mut CpuStorage,
+        _: &candle_core::Layout,
+        _: &CpuStorage,
+        _: &candle_core::Layout,
+    ) -> Result<()> {
+        bail!("linear: the ending alone is for GPUs")
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        y: &mut CudaStorage,
+        y_layout: &candle_core::Layout,
+        bias: &CudaStorage,
+        bias_layout: &candle_core::Layout,
+    ) -> Result<()> {
+        let relu = self.activation == Activation::Relu;
+        cuda::linear_ending(self.addends, relu, (y, y_layout), (bias, bias_layout))
     }
 }
 

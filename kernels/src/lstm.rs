@@ -6,9 +6,13 @@
 
 use std::cmp::Reverse;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::sigmoid;
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::{Lengths, cpu, linear::accumulate_product};
 
 /// One direction over one batch.
@@ -131,5 +135,16 @@ impl CustomOp2 for Lstm {
         let mut y = vec![0f32; batch * time * hidden];
         self.run(gates, weight, hidden, &mut y);
         Ok((CpuStorage::F32(y), Shape::from((batch, time, hidden))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gates: &CudaStorage,
+        gates_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::lstm(self, (gates, gates_layout), (weight, weight_layout))
     }
 }

@@ -1,6 +1,6 @@
 use funasr_kernels::{Attention, Lengths, Visible};
 
-use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
+use crate::{ROUNDS, Random, assert_close, assert_refused, edges, tensor, values};
 
 fn attention(heads: usize, queries: &[usize], keys: &[usize]) -> Attention {
     let (queries, keys) = (Lengths::new(queries.to_vec()), Lengths::new(keys.to_vec()));
@@ -87,6 +87,26 @@ fn fast_equals_reference() {
         let (k, v) = (random.rows(batch, keys, width), random.rows(batch, keys, width));
         let fast = op.forward(&q, &k, &v).unwrap();
         assert_close(&format!("round {round}, {op:?}"), &fast, &op.reference(&q, &k, &v).unwrap());
+    }
+}
+
+/// Frames among themselves, a few to very many and very many to a few; of very many among themselves the reference would hold
+/// more scores than memory has room for.
+#[test]
+fn edges_equal_reference() {
+    for lengths in edges(11) {
+        let (batch, few) = (lengths.batch(), Lengths::full(lengths.batch(), 3));
+        let pairs = [(lengths.clone(), few.clone()), (few, lengths.clone()), (lengths.clone(), lengths)];
+        for (queries, keys) in pairs.into_iter().filter(|(q, k)| q.max().min(k.max()) < 10_000) {
+            let mut random = Random(11);
+            let q = random.rows(batch, queries.max(), 8);
+            let [k, v] = [0, 1].map(|_| random.rows(batch, keys.max(), 8));
+            let case = format!("batch {batch}, {} queries, {} keys", queries.max(), keys.max());
+            for visible in [Visible::All, Visible::Past] {
+                let op = Attention { heads: 2, queries: queries.clone(), keys: keys.clone(), visible };
+                assert_close(&case, &op.forward(&q, &k, &v).unwrap(), &op.reference(&q, &k, &v).unwrap());
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 use funasr_kernels::{FsmnMemory, Lengths};
 
-use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
+use crate::{ROUNDS, Random, assert_close, assert_refused, edges, tensor, values};
 
 fn memory(offset: isize, dilation: usize, skip: bool, lengths: &[usize]) -> FsmnMemory {
     FsmnMemory { offset, dilation, skip, first: 0, lengths: Lengths::new(lengths.to_vec()) }
@@ -63,6 +63,25 @@ fn fast_equals_reference() {
         let taps = random.tensor(&[taps, width]);
         let fast = op.forward(&x, &taps).unwrap();
         assert_close(&format!("round {round}, {op:?}"), &fast, &op.reference(&x, &taps).unwrap());
+    }
+}
+
+/// Memories of the recogniser, of its decoder in a stream and of the voice detector.
+#[test]
+fn edges_equal_reference() {
+    for (taps, offset, dilation, skip) in
+        [(11, -5, 1, true), (11, -10, 1, false), (20, -19, 1, true), (3, 1, 2, false)]
+    {
+        for lengths in edges(taps) {
+            let mut random = Random(taps as u64);
+            let x = random.rows(lengths.batch(), lengths.max(), 12);
+            let weights = random.tensor(&[taps, 12]);
+            let case =
+                format!("{taps} taps from {offset}, batch {}, time {}", lengths.batch(), lengths.max());
+            let op = FsmnMemory { offset, dilation, skip, first: 0, lengths };
+            let fast = op.forward(&x, &weights).unwrap();
+            assert_close(&case, &fast, &op.reference(&x, &weights).unwrap());
+        }
     }
 }
 

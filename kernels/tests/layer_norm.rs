@@ -1,6 +1,6 @@
 use funasr_kernels::LayerNorm;
 
-use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
+use crate::{ROUNDS, Random, assert_close, assert_refused, edges, tensor, values};
 
 #[test]
 fn by_hand() {
@@ -35,6 +35,22 @@ fn fast_equals_reference() {
         let fast = op.forward(&x, &weight, &bias).unwrap();
         let reference = op.reference(&x, &weight, &bias).unwrap();
         assert_close(&format!("round {round}, x {:?}", x.dims()), &fast, &reference);
+    }
+}
+
+/// A padded frame is a row like any other, and a row of zeros has no variance.
+#[test]
+fn edges_equal_reference() {
+    let op = LayerNorm { eps: 1e-12 };
+    for lengths in edges(11) {
+        let mut random = Random(3);
+        let x = random.rows(lengths.batch(), lengths.max(), 24);
+        let mask = lengths.mask(x.dtype(), x.device()).and_then(|mask| mask.unsqueeze(2)).unwrap();
+        let x = x.broadcast_mul(&mask).unwrap();
+        let [weight, bias] = [0, 1].map(|_| random.tensor(&[24]));
+        let case = format!("batch {}, time {}", lengths.batch(), lengths.max());
+        let fast = op.forward(&x, &weight, &bias).unwrap();
+        assert_close(&case, &fast, &op.reference(&x, &weight, &bias).unwrap());
     }
 }
 

@@ -1,7 +1,7 @@
 use candle_core::{DType, Result, Tensor};
 use funasr_kernels::{Activation, FloatWeight, Linear};
 
-use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
+use crate::{ROUNDS, Random, assert_close, assert_refused, edges, tensor, values};
 
 const IDENTITY: Linear = Linear { activation: Activation::Identity, addends: &[] };
 const RELU: Linear = Linear { activation: Activation::Relu, addends: &[] };
@@ -49,6 +49,20 @@ fn fast_equals_reference() {
             let case = format!("round {round}, {activation:?}, {} addends, x {:?}", addends.len(), x.dims());
             assert_close(&case, &fast, &reference);
         }
+    }
+}
+
+#[test]
+fn edges_equal_reference() {
+    for lengths in edges(11) {
+        let mut random = Random(5);
+        let (batch, time) = (lengths.batch(), lengths.max());
+        let x = random.rows(batch, time, 17);
+        let (weight, bias) = (random.tensor(&[19, 17]), random.tensor(&[19]));
+        let addend = random.tensor(&[batch, time, 19]);
+        let op = Linear { addends: &[&addend], ..RELU };
+        let fast = forward(&op, &x, &weight, &bias).unwrap();
+        assert_close(&format!("x {:?}", x.dims()), &fast, &op.reference(&x, &weight, &bias).unwrap());
     }
 }
 

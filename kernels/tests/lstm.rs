@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 use funasr_kernels::{Lengths, Lstm};
 
-use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
+use crate::{ROUNDS, Random, assert_close, assert_refused, edges, tensor, values};
 
 fn lstm(reverse: bool, lengths: &[usize]) -> Lstm {
     Lstm { reverse, lengths: Lengths::new(lengths.to_vec()) }
@@ -59,6 +59,21 @@ fn fast_equals_reference() {
         let weight = random.tensor(&[hidden, 4 * hidden]);
         let fast = op.forward(&gates, &weight).unwrap();
         assert_close(&format!("round {round}, {op:?}"), &fast, &op.reference(&gates, &weight).unwrap());
+    }
+}
+
+#[test]
+fn edges_equal_reference() {
+    for lengths in edges(2) {
+        let mut random = Random(9);
+        let gates = random.rows(lengths.batch(), lengths.max(), 4 * 5);
+        let weight = random.tensor(&[5, 4 * 5]);
+        for reverse in [false, true] {
+            let op = Lstm { reverse, lengths: lengths.clone() };
+            let case = format!("reverse: {reverse}, batch {}, time {}", lengths.batch(), lengths.max());
+            let fast = op.forward(&gates, &weight).unwrap();
+            assert_close(&case, &fast, &op.reference(&gates, &weight).unwrap());
+        }
     }
 }
 

@@ -3,7 +3,11 @@
 // Clippy's own exemption for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod attention;
+mod best;
+mod cif_sums;
 mod fsmn_memory;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod layer_norm;
 mod lengths;
 mod linear;
@@ -59,6 +63,17 @@ impl Random {
         items[self.within(0, batch - 1)] = time;
         Lengths::new(items)
     }
+}
+
+/// Batches at the edges: of one frame, of two, of one less than the taps of a kernel, very long ones; of one item and of 64, the
+/// first one as long as the batch, and of the others every second nothing but padding.
+fn edges(taps: usize) -> Vec<Lengths> {
+    let batch = |(time, count): (usize, usize)| {
+        let other = |i: usize| if i % 2 == 1 { 0 } else { 1 + (7 * i) % time };
+        Lengths::new((0..count).map(|i| if i == 0 { time } else { other(i) }).collect::<Vec<_>>())
+    };
+    let short = [1, 2, (taps - 1).max(1)].into_iter().flat_map(|time| [1, 3, 64].map(|count| (time, count)));
+    short.chain([(10_000, 1), (10_000, 3)]).map(batch).collect()
 }
 
 fn tensor(values: &[f32], dims: &[usize]) -> Tensor {

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::greedy::{Emission, best};
+use super::greedy::{Best, Emission};
 use super::tokens::BLANK;
 use crate::{Error, Result};
 
@@ -17,10 +17,18 @@ const SHIFT_MS: i64 = 30;
 /// # Errors
 /// [`Error::Inference`] if a frame has no finite maximum (NaN, infinity).
 pub fn greedy(logits: &[f32], vocab: usize) -> Result<Vec<Emission>> {
+    greedy_of(&Best::of_rows(logits, vocab).collect::<Vec<_>>())
+}
+
+/// [`greedy`] from the best of each frame.
+///
+/// # Errors
+/// As there.
+pub fn greedy_of(frames: &[Best]) -> Result<Vec<Emission>> {
     let mut emissions: Vec<Emission> = Vec::new();
     let mut previous = BLANK;
-    for (position, row) in rows(logits, vocab).enumerate() {
-        let (id, log_prob) = best_of(position, row)?;
+    for (position, &Best { id, log_prob, .. }) in frames.iter().enumerate() {
+        check(position, log_prob)?;
         match emissions.last_mut() {
             Some(last) if id == previous && id != BLANK => last.log_prob = last.log_prob.max(log_prob),
             _ if id != BLANK => emissions.push(Emission { id, position, log_prob }),
@@ -37,13 +45,24 @@ pub fn greedy(logits: &[f32], vocab: usize) -> Result<Vec<Emission>> {
 /// # Errors
 /// As [`align`].
 pub fn token_spans(logits: &[f32], vocab: usize, ids: &[u32]) -> Result<Vec<[u64; 2]>> {
+    Ok(to_ms(align(logits, vocab, ids)?))
+}
+
+/// [`token_spans`] from the best of each frame and the columns of its logits as [`align_columns`] takes them.
+///
+/// # Errors
+/// As [`align`].
+pub fn token_spans_of(frames: &[Best], columns: &[f32], ids: &[u32]) -> Result<Vec<[u64; 2]>> {
+    Ok(to_ms(align_columns(frames, columns, ids)?))
+}
+
+fn to_ms(spans: Vec<Range<usize>>) -> Vec<[u64; 2]> {
     let to_ms = |frame: usize| {
         let seconds = (frame as i64 * FRAME_MS - SHIFT_MS) as f64 / 1000.0;
         // By way of seconds, and then cut off: the rounding decides which millisecond it is.
         (seconds.max(0.0) * 1000.0) as u64
     };
-    let frames = align(logits, vocab, ids)?;
-    Ok(frames.into_iter().map(|frames| [to_ms(frames.start), to_ms(frames.end)]).collect())
+    spans.into_iter().map(|frames| [to_ms(frames.start), to_ms(frames.end)]).collect()
 }
 
 /// The frames of each of `ids` on the most probable CTC path through `logits` ([T, V]) that says them. On a frame whose
@@ -54,17 +73,35 @@ pub fn token_spans(logits: &[f32], vocab: usize, ids: &[u32]) -> Result<Vec<[u64
 /// # Errors
 /// [`Error::Inference`] if a frame has no finite maximum, or there are too few frames or tokens for the ids.
 pub fn align(logits: &[f32], vocab: usize, ids: &[u32]) -> Result<Vec<Range<usize>>> {
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        return Err(Error::inference(format!("token {id} cannot be aligned with {vocab} logits")));
+    }
+    let rows = logits.chunks_exact(vocab.max(1));
+    let column = |row: &'_ [f32]| -> Vec<f32> {
+        std::iter::once(&BLANK).chain(ids).map(|&id| row[id as usize]).collect()
+    };
+    let columns: Vec<f32> = if ids.is_empty() { Vec::new() } else { rows.flat_map(column).collect() };
+    align_columns(&Best::of_rows(logits, vocab).collect::<Vec<_>>(), &columns, ids)
+}
+
+/// [`align`] from the best of each frame, and of its logits those of blank and of each of the L ids: `columns [T, 1 + L]`.
+///
+/// # Errors
+/// As there.
+pub fn align_columns(frames: &[Best], columns: &[f32], ids: &[u32]) -> Result<Vec<Range<usize>>> {
     let repeated = ids.windows(2).filter(|pair| pair[0] == pair[1]).count();
-    let frames = rows(logits, vocab).count();
-    if ids.len() + repeated > frames || ids.iter().any(|&id| id as usize >= vocab) {
-        let count = ids.len();
-        let message = format!("{count} tokens cannot be aligned with {frames} frames of {vocab} logits");
-        return Err(Error::inference(message));
+    if ids.len() + repeated > frames.len() {
+        let (count, frames) = (ids.len(), frames.len());
+        return Err(Error::inference(format!("{count} tokens cannot be aligned with {frames} frames")));
     }
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let lattice = Lattice::new(logits, vocab, ids)?;
+    if columns.len() != frames.len() * (1 + ids.len()) {
+        let (frames, count, columns) = (frames.len(), ids.len(), columns.len());
+        return Err(Error::inference(format!("{columns} logits for {count} tokens on {frames} frames")));
+    }
+    let lattice = Lattice::new(frames, columns, ids)?;
     let mut spans = vec![0..0; ids.len()];
     for (frame, state) in lattice.path() {
         // Backwards in time: the first frame seen of a token is its last.
@@ -89,14 +126,21 @@ struct Lattice {
 }
 
 impl Lattice {
-    fn new(logits: &[f32], vocab: usize, ids: &[u32]) -> Result<Self> {
+    fn new(frames: &[Best], columns: &[f32], ids: &[u32]) -> Result<Self> {
         let states = 2 * ids.len() + 1;
         let label = |state: usize| token_of(state).map_or(BLANK, |token| ids[token]);
+        let column = |state: usize| token_of(state).map_or(0, |token| 1 + token);
         let may_skip: Vec<bool> = (0..states).map(|s| s >= 2 && label(s) != label(s - 2)).collect();
         let mut scores = vec![f32::NEG_INFINITY; states];
-        let mut steps = Vec::with_capacity(states * rows(logits, vocab).count());
-        for (frame, row) in rows(logits, vocab).enumerate() {
-            let log_prob = log_probs(frame, row)?;
+        let mut steps = Vec::with_capacity(states * frames.len());
+        for (frame, (best, row)) in frames.iter().zip(columns.chunks_exact(1 + ids.len())).enumerate() {
+            check(frame, best.log_prob)?;
+            // Where blank is the best it costs nothing.
+            let free = best.id == BLANK;
+            let log_prob = |state: usize| match column(state) {
+                0 if free => 0.0,
+                column => row[column] - best.logit + best.log_prob,
+            };
             let first = steps.len();
             steps.resize(first + states, 0);
             // From the end: a state is read by the two after it.
@@ -106,7 +150,7 @@ impl Lattice {
                     0 => (f32::NEG_INFINITY, 0),
                     _ => best_step(&scores, state, may_skip[state]),
                 };
-                scores[state] = log_prob(label(state)) + score;
+                scores[state] = log_prob(state) + score;
                 steps[first + state] = step;
             }
         }
@@ -143,17 +187,9 @@ fn best_step(scores: &[f32], state: usize, may_skip: bool) -> (f32, u8) {
     best
 }
 
-/// Log-softmax of one frame, blank for nothing where it is the best.
-fn log_probs(frame: usize, row: &[f32]) -> Result<impl Fn(u32) -> f32> {
-    let (best, log_prob) = best_of(frame, row)?;
-    let max = row[best as usize];
-    Ok(move |id: u32| if best == BLANK && id == BLANK { 0.0 } else { row[id as usize] - max + log_prob })
-}
-
-fn best_of(frame: usize, row: &[f32]) -> Result<(u32, f32)> {
-    best(row).ok_or_else(|| Error::inference(format!("CTC logits of frame {frame} are not finite")))
-}
-
-fn rows(logits: &[f32], vocab: usize) -> std::slice::ChunksExact<'_, f32> {
-    logits.chunks_exact(vocab.max(1))
+fn check(frame: usize, log_prob: f32) -> Result<()> {
+    if log_prob.is_finite() {
+        return Ok(());
+    }
+    Err(Error::inference(format!("CTC logits of frame {frame} are not finite")))
 }

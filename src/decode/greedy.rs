@@ -15,22 +15,60 @@ pub struct Emission {
     pub log_prob: f32,
 }
 
+/// The best of one row of logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Best {
+    /// Its place. Of equal logits the lowest id wins, as in torch.
+    pub id: u32,
+    /// Its logit.
+    pub logit: f32,
+    /// Natural log of its softmax; NaN if a logit is NaN or the largest is infinite.
+    pub log_prob: f32,
+}
+
+impl Best {
+    /// The best of each row of `logits` ([N, V] row-major, V = `vocab`).
+    pub fn of_rows(logits: &[f32], vocab: usize) -> impl Iterator<Item = Self> + '_ {
+        logits.chunks_exact(vocab.max(1)).map(Self::of)
+    }
+
+    fn of(row: &[f32]) -> Self {
+        let (mut id, mut logit) = (0, f32::NEG_INFINITY);
+        for (i, &value) in (0u32..).zip(row) {
+            if value > logit {
+                (id, logit) = (i, value);
+            }
+        }
+        // f64: an f32 sum over a vocabulary of thousands would lose the small terms. A NaN anywhere ends up in the sum.
+        let sum: f64 = row.iter().map(|&value| f64::from(value - logit).exp()).sum();
+        Self { id, logit, log_prob: if logit.is_finite() { -sum.ln() as f32 } else { f32::NAN } }
+    }
+}
+
 /// Picks the best token of each of the first `token_num` rows of `logits` ([L, V] row-major, V = `vocab`) and drops
-/// blank, `<s>` and `</s>` (ids 0, 1, 2) wherever they are. Of equal logits the lowest id wins, as in torch.
+/// blank, `<s>` and `</s>` (ids 0, 1, 2) wherever they are.
 ///
 /// # Errors
 /// [`Error::Inference`] if there are fewer than `token_num` rows or a row has no finite maximum (NaN, infinity).
 pub fn greedy(logits: &[f32], vocab: usize, token_num: usize) -> Result<Vec<Emission>> {
-    let rows = logits.len().checked_div(vocab).unwrap_or(0);
-    if rows < token_num {
-        return Err(Error::inference(format!(
-            "decoder gave {rows} rows of {vocab} logits for {token_num} tokens"
-        )));
+    let rows: Vec<Best> = Best::of_rows(logits, vocab).take(token_num).collect();
+    greedy_of(&rows, token_num)
+}
+
+/// [`greedy`] from the best of each row.
+///
+/// # Errors
+/// As there.
+pub fn greedy_of(rows: &[Best], token_num: usize) -> Result<Vec<Emission>> {
+    if rows.len() < token_num {
+        let rows = rows.len();
+        return Err(Error::inference(format!("decoder gave {rows} rows of logits for {token_num} tokens")));
     }
     let mut emissions = Vec::with_capacity(token_num);
-    for (position, row) in logits.chunks_exact(vocab.max(1)).take(token_num).enumerate() {
-        let (id, log_prob) = best(row)
-            .ok_or_else(|| Error::inference(format!("decoder logits of token {position} are not finite")))?;
+    for (position, &Best { id, log_prob, .. }) in rows.iter().take(token_num).enumerate() {
+        if !log_prob.is_finite() {
+            return Err(Error::inference(format!("decoder logits of token {position} are not finite")));
+        }
         if ![BLANK, SOS, EOS].contains(&id) {
             emissions.push(Emission { id, position, log_prob });
         }
@@ -40,14 +78,6 @@ pub fn greedy(logits: &[f32], vocab: usize, token_num: usize) -> Result<Vec<Emis
 
 /// Arg max of one row and its log-softmax, or nothing if any logit is NaN or the largest is infinite.
 pub(super) fn best(row: &[f32]) -> Option<(u32, f32)> {
-    let (mut id, mut max) = (0, f32::NEG_INFINITY);
-    for (i, &logit) in (0u32..).zip(row) {
-        if logit > max {
-            (id, max) = (i, logit);
-        }
-    }
-    // f64: an f32 sum over a vocabulary of thousands would lose the small terms. A NaN anywhere ends up in the sum.
-    let sum: f64 = row.iter().map(|&logit| f64::from(logit - max).exp()).sum();
-    let log_prob = -sum.ln() as f32;
-    (max.is_finite() && log_prob.is_finite()).then_some((id, log_prob))
+    let Best { id, log_prob, .. } = Best::of(row);
+    log_prob.is_finite().then_some((id, log_prob))
 }

@@ -123,7 +123,7 @@ fn next_batch<T: Entry>(waiting: &mut Vec<T>, budget: Budget) -> Vec<T> {
 /// Answers every segment.
 fn run(mut batch: Vec<Item>, recognize: &Recognize, stats: &Stats) {
     stats.file_batches.observe(batch.len() as f64);
-    let results = batch::confined(&mut batch, |batch| {
+    let results = batch::confined(&mut batch, &|batch: &mut [Item]| {
         recognize(&batch.iter().map(Item::utterance).collect::<Vec<_>>())
     });
     // A recording that has failed or was cancelled waits no more.
@@ -177,6 +177,32 @@ mod tests {
         let error = poisoned.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("poison"), "{error}");
         assert_eq!(texts(batcher.recognize(vec![vec![0.0; 7]], &request)), ["7"]);
+    }
+
+    /// A device with room for three segments: a batch of more is split until its parts fit, and what never fits is told.
+    #[test]
+    fn a_batch_that_memory_has_no_room_for_is_split() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let recognize = {
+            let sizes = sizes.clone();
+            move |utterances: &[Utterance]| {
+                sizes.lock().unwrap().push(utterances.len());
+                let needed: usize = utterances.iter().map(|utterance| utterance.samples.len()).sum();
+                if needed > 30 {
+                    Err(Error::inference("CUDA_ERROR_OUT_OF_MEMORY"))
+                } else {
+                    count(utterances)
+                }
+            }
+        };
+        let batcher = Batcher::start(1, BUDGET, Arc::new(recognize), &Arc::default()).unwrap();
+        let request = Arc::new(Request::default());
+        let texts = texts(batcher.recognize(vec![vec![0.0; 10]; 8], &request));
+        assert_eq!(texts, vec!["10"; 8]);
+        let sizes = std::mem::take(&mut *sizes.lock().unwrap());
+        assert!(sizes.iter().all(|&size| size > 1), "halves, not single segments: {sizes:?}");
+        let error = batcher.recognize(vec![vec![0.0; 31]], &request).unwrap_err().to_string();
+        assert!(error.contains("OUT_OF_MEMORY"), "{error}");
     }
 
     #[test]

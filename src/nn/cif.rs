@@ -8,6 +8,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use funasr_kernels::{CifSums, Firing};
 use serde::Deserialize;
 
 use super::{Lengths, Linear};
@@ -92,7 +93,8 @@ impl CifPredictor {
                 &weight.transpose(1, 2)?.reshape((width, taps * width))?,
                 vb.get(width, "cif_conv1d.bias")?,
             )?,
-            cif_output: Linear::load_f32(width, 1, vb.pp("cif_output"))?,
+            // Alphas add up over a recording: 16 bits of each would move the places where tokens fire.
+            cif_output: Linear::load_f32(width, 1, vb.to_dtype(DType::F32).pp("cif_output"))?,
             config: config.clone(),
             integrate,
         })
@@ -108,8 +110,9 @@ impl CifPredictor {
         }
         let tracks: Vec<Cif> = alphas.iter().map(|alphas| (self.integrate)(alphas, tail)).collect();
         let token_num = Lengths::new(tracks.iter().map(|track| track.token_num).collect::<Vec<_>>());
+        let firings: Vec<Firing> = tracks.iter().map(Cif::firing).collect();
         Ok(CifOutput {
-            acoustic_embeds: embeds(&tracks, &hidden, &token_num)?,
+            acoustic_embeds: CifSums { items: &firings, tokens: token_num.max() }.forward(&hidden)?,
             token_num,
             alphas,
             peaks: tracks.into_iter().map(|track| track.peaks).collect(),
@@ -127,7 +130,8 @@ impl CifPredictor {
     /// Weights of each item's valid frames.
     pub(super) fn alphas(&self, hidden: &Tensor, lengths: &Lengths) -> Result<Vec<Vec<f32>>> {
         let CifConfig { smooth_factor, noise_threshold, .. } = self.config;
-        weights(&self.cif_output.forward(&self.convolve(hidden)?)?, lengths, [smooth_factor, noise_threshold])
+        let logits = self.cif_output.forward(&self.convolve(hidden)?.to_dtype(DType::F32)?)?;
+        weights(&logits, lengths, [smooth_factor, noise_threshold])
     }
 
     /// Weight of the frame behind the last one.
@@ -217,22 +221,9 @@ impl Cif {
         self.fires.iter().map(|&(frame, _)| frame)
     }
 
-    /// Adds to `weights` (`[tokens, frames]`, zero) what each frame gives to each token.
-    fn fill_weights(&self, weights: &mut [f32], frames: usize) {
-        let mut start = 0;
-        let mut carried = None;
-        for (row, &(fire, rest)) in weights.chunks_exact_mut(frames).zip(&self.fires).take(self.token_num) {
-            if let Some((frame, part)) = carried.filter(|&(frame, _)| frame < frames) {
-                row[frame] = part;
-            }
-            // The tail frame lies behind the last one and its hidden state is zero: it has no column.
-            let end = (fire + 1).min(frames);
-            row[start..end].copy_from_slice(&self.alphas[start..end]);
-            if fire < frames {
-                row[fire] -= rest;
-            }
-            (start, carried) = (end, Some((fire, rest)));
-        }
+    /// The firings that make tokens.
+    fn firing(&self) -> Firing<'_> {
+        Firing { alphas: &self.alphas, fires: &self.fires[..self.fires.len().min(self.token_num)] }
     }
 }
 
@@ -240,20 +231,4 @@ impl Cif {
 fn count(sum: f64, tail: bool) -> usize {
     let sum = sum as f32;
     (if tail { sum.floor() } else { sum.round_ties_even() }) as usize
-}
-
-/// Weighted sums of frames as one product: `[B, L, T] x [B, T, D]`. It runs on any device, and the hidden states
-/// never leave theirs.
-fn embeds(tracks: &[Cif], hidden: &Tensor, token_num: &Lengths) -> Result<Tensor> {
-    let (batch, frames, width) = hidden.dims3()?;
-    let tokens = token_num.max();
-    if tokens == 0 || frames == 0 {
-        return Tensor::zeros((batch, tokens, width), hidden.dtype(), hidden.device());
-    }
-    let mut weights = vec![0f32; batch * tokens * frames];
-    for (track, weights) in tracks.iter().zip(weights.chunks_exact_mut(tokens * frames)) {
-        track.fill_weights(weights, frames);
-    }
-    let weights = Tensor::from_vec(weights, (batch, tokens, frames), hidden.device())?;
-    weights.to_dtype(hidden.dtype())?.matmul(&hidden.contiguous()?)
 }

@@ -3,7 +3,7 @@
 //! Shi et al., "Achieving Timestamp Prediction While Recognizing with Non-Autoregressive End-to-End ASR Model",
 //! 2023; FunASR `models/bicif_paraformer/cif_predictor.py` (`CifPredictorV3`).
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 
@@ -81,7 +81,7 @@ impl CifPredictorV3 {
                 bias.repeat(times)?,
             )?,
             blstm,
-            cif_output2: Linear::load_f32(inputs, 1, vb.pp("cif_output2"))?,
+            cif_output2: Linear::load_f32(inputs, 1, vb.to_dtype(DType::F32).pp("cif_output2"))?,
             config: config.clone(),
         })
     }
@@ -119,7 +119,8 @@ impl CifPredictorV3 {
         lengths: &Lengths,
         token_num: &Lengths,
     ) -> Result<Vec<Vec<f32>>> {
-        let logits = self.cif_output2.forward(&self.upsample(encoder_out, lengths)?)?;
+        let upsampled = self.upsample(encoder_out, lengths)?.to_dtype(DType::F32)?;
+        let logits = self.cif_output2.forward(&upsampled)?;
         let range = [self.config.smooth_factor2, self.config.noise_threshold2];
         let mut items = cif::weights(&logits, &self.upsampled(lengths), range)?;
         for (alphas, &count) in items.iter_mut().zip(token_num.items()) {

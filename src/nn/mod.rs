@@ -3,6 +3,7 @@
 //! Every `load` takes a [`VarBuilder`](candle_nn::VarBuilder) that stands at the layer's prefix and uses FunASR's
 //! tensor names; every `forward` takes `[B, T, D]` and, where padding matters, the [`Lengths`] of the batch.
 
+mod best;
 mod bias_encoder;
 mod chunk;
 mod cif;
@@ -18,6 +19,7 @@ mod position;
 mod sanm;
 mod sanm_decoder;
 
+pub use best::{best_of_rows, columns};
 pub use bias_encoder::{BiasEncoder, BiasEncoderType, pad_hotwords};
 pub use chunk::{Chunk, ChunkSize};
 pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};

@@ -22,16 +22,21 @@ pub fn bucket(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     groups
 }
 
-/// Does `work` on all items together. If that fails or panics, it is done on each alone, so that none fails for another;
-/// a `work` that fails must have changed nothing.
-pub fn confined<T, R>(items: &mut [T], work: impl Fn(&mut [T]) -> Result<Vec<R>>) -> Vec<Result<R>> {
+/// Does `work` on all items together. If that fails or panics, it is done on each half, and so on: none fails for another, and
+/// a batch that memory has no room for is done in parts that fit. A `work` that fails must have changed nothing.
+pub fn confined<T, R>(items: &mut [T], work: &dyn Fn(&mut [T]) -> Result<Vec<R>>) -> Vec<Result<R>> {
     if items.is_empty() {
         return Vec::new();
     }
     match catch(|| work(items)) {
         Ok(results) => results.into_iter().map(Ok).collect(),
         Err(error) if items.len() == 1 => vec![Err(error)],
-        Err(_) => items.chunks_mut(1).map(|item| catch(|| only(work(item)?))).collect(),
+        Err(_) => {
+            let (first, second) = items.split_at_mut(items.len() / 2);
+            let mut results = confined(first, work);
+            results.extend(confined(second, work));
+            results
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The networks of offline recognition behind one interface.
 
+use std::sync::OnceLock;
+
 use candle_core::Tensor;
 
 use super::Request;
+use crate::decode::greedy::Best;
 use crate::decode::timestamps::{CifTrack, us_peaks};
 use crate::device::Compute;
 use crate::error::Result;
@@ -11,7 +14,7 @@ use crate::models::contextual::{self, ContextualParaformer};
 use crate::models::paraformer::{self, Paraformer};
 use crate::models::seaco::{self, SeacoParaformer};
 use crate::models::sense_voice::{self, Query, SenseVoice};
-use crate::nn::{CifOutput, Lengths};
+use crate::nn::{CifOutput, Lengths, best_of_rows};
 use crate::weights::ModelFiles;
 
 /// Sections of a configuration that are not the network's.
@@ -42,12 +45,34 @@ pub struct NetworkOutput {
     /// Stages that only this network has, by name: of SeACo `decoder_hidden`, and with hotwords `cif_attended`,
     /// `dec_attended` and `dha`.
     pub extra: Vec<(&'static str, Tensor)>,
+    /// The best of each row of each item, once someone has asked.
+    best: OnceLock<Vec<Vec<Best>>>,
 }
 
 impl NetworkOutput {
     fn new(encoder_out: Tensor, scores: Scores) -> Self {
-        Self { encoder_out, scores, extra: Vec::new() }
+        Self { encoder_out, scores, extra: Vec::new(), best: OnceLock::new() }
     }
+
+    /// The best of each row of one item. Those of the batch are found at once where the scores lie, so that of a GPU's
+    /// memory only they are read.
+    ///
+    /// # Errors
+    /// [`crate::Error::Inference`], with the op that failed.
+    pub fn best(&self, item: usize) -> Result<&[Best]> {
+        if let Some(found) = self.best.get() {
+            return Ok(&found[item]);
+        }
+        let found = best(self.scores.logits())?;
+        Ok(&self.best.get_or_init(|| found)[item])
+    }
+}
+
+/// The best of each row of each item of `logits [B, N, V]`.
+pub(super) fn best(logits: &Tensor) -> Result<Vec<Vec<Best>>> {
+    let rows: Vec<Vec<Vec<f32>>> = best_of_rows(logits)?.to_vec3()?;
+    let best = |row: &Vec<f32>| Best { id: row[0] as u32, logit: row[1], log_prob: row[2] };
+    Ok(rows.iter().map(|item| item.iter().map(best).collect()).collect())
 }
 
 /// Scores of the vocabulary, by token or by frame.
@@ -90,6 +115,18 @@ impl Upsampled {
 }
 
 impl Scores {
+    /// `[B, N, V]`.
+    pub fn logits(&self) -> &Tensor {
+        match self {
+            Self::Tokens { logits, .. } | Self::Frames { logits, .. } => logits,
+        }
+    }
+
+    /// Whether they lie where reading all of them costs nothing.
+    pub fn on_host(&self) -> bool {
+        self.logits().device().is_cpu()
+    }
+
     /// The track that times the tokens of one item; of frames, none.
     pub fn track(&self, item: usize) -> Option<CifTrack<'_>> {
         let Self::Tokens { cif, us, .. } = self else { return None };
@@ -200,7 +237,7 @@ impl Network {
                         ("dha", dha),
                     ]);
                 }
-                NetworkOutput { encoder_out, scores: Scores::Tokens { logits, cif, us }, extra }
+                NetworkOutput { extra, ..NetworkOutput::new(encoder_out, Scores::Tokens { logits, cif, us }) }
             }
             Self::Contextual(network) => {
                 let contextual::Output { encoder_out, cif, decoder_logits: logits } =

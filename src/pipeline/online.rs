@@ -3,8 +3,9 @@
 use candle_core::DType;
 use rayon::prelude::*;
 
+use super::network::best;
 use super::{open_frontend, open_tokens};
-use crate::decode::greedy::{Emission, greedy};
+use crate::decode::greedy::{Emission, greedy, greedy_of};
 use crate::decode::timestamps::stream_spans;
 use crate::decode::tokens::TokenList;
 use crate::device::Compute;
@@ -130,8 +131,8 @@ impl OnlineRecognizer {
         let mut states: Vec<&mut State> = streams.iter_mut().map(|stream| &mut stream.state).collect();
         let output = self.model.step(&mut states, &chunks)?;
         let mut tokens = vec![Vec::new(); streams.len()];
-        for (row, &i) in output.fired.iter().enumerate() {
-            tokens[i] = self.read(&output, row, i, chunks[i].is_last(), &streams[i].options)?;
+        for (emissions, &i) in emissions(&output)?.iter().zip(&output.fired) {
+            tokens[i] = self.read(&output, emissions, i, chunks[i].is_last(), &streams[i].options);
         }
         for (stream, _) in streams.iter_mut().zip(&chunks).filter(|(_, chunk)| chunk.is_last()) {
             stream.reset();
@@ -181,18 +182,15 @@ impl OnlineRecognizer {
         Ok(())
     }
 
-    /// The tokens of one stream, whose logits are in `row`.
+    /// The tokens of one stream, for which the decoder named `emissions`.
     fn read(
         &self,
         output: &Output,
-        row: usize,
+        emissions: &[Emission],
         stream: usize,
         last: bool,
         options: &StreamOptions,
-    ) -> Result<Vec<Token>> {
-        let Some(logits) = &output.decoder_logits else { return Ok(Vec::new()) };
-        let logits = logits.get(row)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let emissions = greedy(&logits, self.tokens.len(), output.cif.tokens.items()[stream])?;
+    ) -> Vec<Token> {
         let first = output.first_frames[stream];
         let fires: Vec<i64> = output.cif.fires[stream].iter().map(|&frame| first + frame as i64).collect();
         let size = options.chunk_size;
@@ -203,8 +201,23 @@ impl OnlineRecognizer {
             let text = self.tokens.token(emission.id).unwrap_or_default().to_owned();
             Token { text, start_ms, end_ms, confidence: Some(emission.log_prob.exp()) }
         };
-        Ok(emissions.iter().map(token).collect())
+        emissions.iter().map(token).collect()
     }
+}
+
+/// What the decoder names for each stream that fired.
+fn emissions(output: &Output) -> Result<Vec<Vec<Emission>>> {
+    let Some(logits) = &output.decoder_logits else { return Ok(Vec::new()) };
+    let counts = output.fired.iter().map(|&stream| output.cif.tokens.items()[stream]);
+    if !logits.device().is_cpu() {
+        return best(logits)?.iter().zip(counts).map(|(rows, count)| greedy_of(rows, count)).collect();
+    }
+    let vocab = logits.dim(2)?;
+    let read = |(row, count)| {
+        let logits = logits.get(row)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        greedy(&logits, vocab, count)
+    };
+    counts.enumerate().map(read).collect()
 }
 
 /// Time of one feature row.

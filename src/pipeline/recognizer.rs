@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Language, Network, NetworkOutput, Request, Scores, batch, open_frontend, open_tokens};
 use crate::decode::ctc;
-use crate::decode::greedy::{Emission, greedy};
+use crate::decode::greedy::{Emission, greedy, greedy_of};
 use crate::decode::hotwords::graph::BiasGraph;
 use crate::decode::hotwords::{HotwordReport, Hotwords, SegDict};
 use crate::decode::lm::LanguageModel;
@@ -20,7 +20,7 @@ use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::frontend::{Features, Frontend};
 use crate::models::sense_voice::QUERY_FRAMES;
-use crate::nn::Lengths;
+use crate::nn::{Lengths, columns};
 use crate::text::Token;
 use crate::text::itn::Itn;
 use crate::text::join::{Joined, Notation, join};
@@ -281,6 +281,12 @@ impl Recognizer {
     /// # Errors
     /// Logits that are not finite.
     pub fn emissions(&self, output: &NetworkOutput, item: usize, request: &Request) -> Result<Vec<Emission>> {
+        if request.search().is_none() && !output.scores.on_host() {
+            return match &output.scores {
+                Scores::Tokens { cif, .. } => greedy_of(output.best(item)?, cif.token_num.items()[item]),
+                Scores::Frames { frames, .. } => ctc::greedy_of(&output.best(item)?[..frames.items()[item]]),
+            };
+        }
         match &output.scores {
             Scores::Tokens { logits, cif, .. } => {
                 let (logits, vocab) = rows(logits, item)?;
@@ -323,11 +329,7 @@ impl Recognizer {
     pub fn read(&self, output: &NetworkOutput, item: usize, request: &Request) -> Result<Recognition> {
         let emissions = self.emissions(output, item, request)?;
         match (&output.scores, output.scores.track(item)) {
-            (Scores::Frames { logits, frames }, _) => {
-                let (logits, vocab) = rows(logits, item)?;
-                let said = QUERY_FRAMES * vocab..frames.items()[item] * vocab;
-                self.read_frames(&emissions, &logits[said], vocab)
-            }
+            (Scores::Frames { .. }, _) => self.read_frames(&emissions, output, item),
             (_, track) => {
                 let positions: Vec<usize> = emissions.iter().map(|emission| emission.position).collect();
                 let spans = track.map_or_else(Vec::new, |track| token_spans(track, &positions));
@@ -337,12 +339,17 @@ impl Recognizer {
         }
     }
 
-    /// The same from the CTC `logits [T, V]` of the speech alone.
-    fn read_frames(&self, emissions: &[Emission], logits: &[f32], vocab: usize) -> Result<Recognition> {
+    /// The same of a model whose scores are by frame, where the frames of the speech follow those of the queries.
+    fn read_frames(
+        &self,
+        emissions: &[Emission],
+        output: &NetworkOutput,
+        item: usize,
+    ) -> Result<Recognition> {
         let said: Vec<Emission> =
             emissions.iter().copied().filter(|emission| emission.position >= QUERY_FRAMES).collect();
         let ids: Vec<u32> = said.iter().map(|emission| emission.id).collect();
-        let tokens = self.tokens(&said, ctc::token_spans(logits, vocab, &ids)?);
+        let tokens = self.tokens(&said, aligned(output, item, &ids)?);
         let mut joined = join(&tokens, self.notation);
         let text = self.pieces.decode(emissions.iter().filter_map(|e| self.tokens.token(e.id)));
         let tags = tags::parse(&text).into_iter().next().unwrap_or_default();
@@ -365,6 +372,20 @@ impl Recognizer {
 #[serde(default)]
 struct Tokenizer {
     sentencepiece: PieceRules,
+}
+
+/// `[start, end]` in ms of tokens of one item whose scores are by frame.
+fn aligned(output: &NetworkOutput, item: usize, ids: &[u32]) -> Result<Vec<[u64; 2]>> {
+    let Scores::Frames { logits, frames } = &output.scores else { return Ok(Vec::new()) };
+    let end = frames.items()[item];
+    if output.scores.on_host() {
+        let (logits, vocab) = rows(logits, item)?;
+        return ctc::token_spans(&logits[QUERY_FRAMES * vocab..end * vocab], vocab, ids);
+    }
+    let wanted = [&[BLANK], ids].concat();
+    let said = logits.get(item)?.narrow(0, QUERY_FRAMES, end - QUERY_FRAMES)?;
+    let columns = columns(&said, &wanted)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    ctc::token_spans_of(&output.best(item)?[QUERY_FRAMES..end], &columns, ids)
 }
 
 /// One item of logits `[B, N, V]` as rows, and V.

@@ -268,7 +268,7 @@ impl RealTime {
                 due.push(&mut **session);
             }
         }
-        let steps = confined(&mut due, |due| self.step(due));
+        let steps = confined(&mut due, &|due: &mut [&mut Session]| self.step(due));
         for (session, tokens) in due.iter_mut().zip(steps) {
             if let Some(tokens) = session.unless_failed(tokens) {
                 session.say_partial(&tokens);
@@ -296,7 +296,7 @@ impl RealTime {
                 due.push((session, segment));
             }
         }
-        let recognitions = confined(&mut due, |due| {
+        let recognitions = confined(&mut due, &|due: &mut [(&mut Session, Segment)]| {
             let utterances: Vec<Utterance> = due
                 .iter()
                 .map(|(session, segment)| Utterance { samples: &segment.samples, request: &session.request })

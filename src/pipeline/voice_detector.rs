@@ -111,7 +111,7 @@ impl VoiceDetector {
         let batches: Vec<&mut [&mut Heard]> =
             batches.flat_map(|same| same.chunks_mut(batch(same.len()))).collect();
         batches.into_par_iter().for_each(|batch| {
-            let scores = confined(batch, |batch| self.step(batch));
+            let scores = confined(batch, &|batch: &mut [&mut Heard]| self.step(batch));
             batch.iter_mut().zip(scores).for_each(|(heard, scores)| heard.scores = scores);
         });
         heard.into_iter().map(|heard| catch(|| heard?.decide(&self.start))).collect()

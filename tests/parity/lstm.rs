@@ -1,6 +1,6 @@
 //! LSTM layers against torch, alone and in a padded batch.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use funasr_candle::nn::{Lengths, Lstm, LstmConfig};
 
 use crate::golden::Golden;
@@ -38,9 +38,8 @@ fn padded(golden: &Golden, name: &str, steps: &[usize]) -> Tensor {
     let longest = steps.iter().max().unwrap();
     let item = |i: usize| {
         let x = golden.tensor(&format!("{name}.item{i}.x"));
-        let padding =
-            (Tensor::ones((1, longest - steps[i], x.dim(2).unwrap()), x.dtype(), x.device()).unwrap() * 9.0)
-                .unwrap();
+        let missing = (1, longest - steps[i], x.dim(2).unwrap());
+        let padding = Tensor::full(9f32, missing, &Device::Cpu).unwrap().to_device(x.device()).unwrap();
         Tensor::cat(&[x, &padding], 1).unwrap()
     };
     Tensor::cat(&(0..steps.len()).map(item).collect::<Vec<_>>(), 0).unwrap()

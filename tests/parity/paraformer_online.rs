@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use funasr_candle::models::paraformer_online::{self, Output, ParaformerStreaming, State, StreamOptions};
 use funasr_candle::nn::{Chunk, ChunkSize, add_positions, add_positions_to_rows};
 use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::kept_ids;
-use crate::golden::{Golden, STAGE_TOLERANCE, max_error};
+use crate::golden::{DEVICE, Golden, STAGE_TOLERANCE, max_error};
 
 #[derive(Deserialize)]
 struct StreamFacts {
@@ -89,7 +89,7 @@ fn check_stages(case: &Case, output: &Output, [stream, chunk]: [usize; 2], error
     let golden = &case.golden;
     let stage = |name: &str| format!("stream{stream}.chunk{chunk}.{name}");
     let fires = golden.get(&stage("acoustic_embeds")).map_or(0, |embeds| embeds.dim(1).unwrap());
-    let alphas = Tensor::new(output.cif.alphas[0].as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let alphas = Tensor::new(output.cif.alphas[0].as_slice(), &DEVICE).unwrap().unsqueeze(0).unwrap();
     let mut stages = vec![("encoder_out", &output.encoder_out), ("alphas", &alphas)];
     if let Some(logits) = &output.decoder_logits {
         stages.extend([("acoustic_embeds", &output.cif.acoustic_embeds), ("decoder_logits", logits)]);
@@ -249,7 +249,7 @@ fn late_positions_are_coded_in_f32() {
     let (depth, before) = (560, 120_000);
     let mut rows = vec![0f32; 2 * depth];
     add_positions_to_rows(&mut rows, depth, before).unwrap();
-    let zeros = Tensor::zeros((1, 2, depth), DType::F32, &Device::Cpu).unwrap();
+    let zeros = Tensor::zeros((1, 2, depth), DType::F32, &DEVICE).unwrap();
     let tensor = add_positions(&zeros, before).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(rows, tensor);
     // sin and cos of 120001 and 120002 with the first scales.

@@ -1,0 +1,40 @@
+//! GPUs as the ops want them.
+
+use std::ffi::c_void;
+
+use candle_core::cuda::WrapErr;
+use candle_core::cuda::cudarc::driver::{result, sys};
+use candle_core::{Device, Result};
+
+/// Opens the GPU of this index.
+///
+/// All threads that compute on it put their work into one stream: what one thread has computed another may use, without any
+/// event between them. Memory that is freed stays with the process, up to the most that was ever in use, where the driver would
+/// give it back and take it anew for every batch.
+///
+/// # Errors
+/// No such GPU, or a driver that does not fit.
+#[allow(unsafe_code)]
+pub fn open_cuda(index: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    let cuda = device.as_cuda_device()?;
+    // SAFETY: events order streams, and a device has this one alone; no memory of one is used on another.
+    unsafe { cuda.disable_event_tracking() };
+    let mut threshold = u64::MAX;
+    // SAFETY: the device was opened; the attribute is a number of 64 bits, which lives until the call returns.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(cuda.cuda_stream().context().cu_device()).w()?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast::<c_void>()).w()?;
+    }
+    Ok(device)
+}
+
+/// Bytes of the GPU's memory that are in use, by whomever.
+///
+/// # Errors
+/// A device that is no CUDA device, or a driver that does not answer.
+pub fn memory_in_use(device: &Device) -> Result<usize> {
+    let (free, total) = device.as_cuda_device()?.cuda_stream().context().mem_get_info().w()?;
+    Ok(total - free)
+}

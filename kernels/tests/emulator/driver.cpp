@@ -1,0 +1,173 @@
+// CUDA's driver for a device that is the host: one GPU, whose memory is the process's and whose streams are always done.
+//
+// It is strict where a driver may be lenient: what is allocated holds no numbers until it is written, and ends where a page ends
+// that nobody may touch; a grid without blocks is an error. Room for nothing is given, as candle's own tests on GPUs take it.
+
+#include <cuda.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "block.h"
+#include "device.h"
+
+struct CUfunc_st {
+  const char* name;
+  const emulator::Kernel* kernel;
+};
+
+namespace {
+
+std::mutex lock;
+std::map<CUdeviceptr, size_t> memory;
+size_t in_use;
+const size_t PAGE = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+// Widest access of a kernel.
+constexpr size_t ALIGNMENT = 16;
+
+// What EMULATOR_MEMORY sets, so that running out of memory can be tried; 8 GiB else.
+size_t most() {
+  const char* set = std::getenv("EMULATOR_MEMORY");
+  return set ? std::strtoull(set, nullptr, 10) : size_t{8} << 30;
+}
+
+size_t pages(size_t size) { return (size + PAGE - 1) / PAGE * PAGE; }
+
+void* bytes(CUdeviceptr pointer) { return reinterpret_cast<void*>(pointer); }
+
+CUresult allocate(CUdeviceptr* to, size_t size) {
+  size = std::max<size_t>(size, 1);
+  std::lock_guard<std::mutex> held(lock);
+  if (in_use + size > most()) return CUDA_ERROR_OUT_OF_MEMORY;
+  const size_t length = pages(size);
+  char* start = static_cast<char*>(
+      mmap(nullptr, length + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (start == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+  mprotect(start + length, PAGE, PROT_NONE);
+  std::memset(start, 0xff, length);
+  *to = reinterpret_cast<CUdeviceptr>(start + (length - size) / ALIGNMENT * ALIGNMENT);
+  memory[*to] = size;
+  in_use += size;
+  return CUDA_SUCCESS;
+}
+
+CUresult release(CUdeviceptr pointer) {
+  std::lock_guard<std::mutex> held(lock);
+  const auto found = memory.find(pointer);
+  if (found == memory.end()) return CUDA_ERROR_INVALID_VALUE;
+  munmap(reinterpret_cast<void*>(pointer / PAGE * PAGE), pages(found->second) + PAGE);
+  in_use -= found->second;
+  memory.erase(found);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+extern "C" {
+
+CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice* device, int index) {
+  return index == 0 ? (*device = 0, CUDA_SUCCESS) : CUDA_ERROR_INVALID_DEVICE;
+}
+CUresult cuDeviceGetName(char* name, int length, CUdevice) {
+  return std::snprintf(name, length, "emulated on the host"), CUDA_SUCCESS;
+}
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
+  switch (attribute) {
+    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED: *value = 1; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 8; break;
+    default: *value = 0;
+  }
+  return CUDA_SUCCESS;
+}
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice) { return *pool = nullptr, CUDA_SUCCESS; }
+CUresult cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute, void*) { return CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
+  return *context = reinterpret_cast<CUcontext>(1), CUDA_SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
+CUresult cuCtxGetCurrent(CUcontext* context) { return *context = reinterpret_cast<CUcontext>(1), CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
+CUresult cuCtxSynchronize() { return CUDA_SUCCESS; }
+
+CUresult cuStreamCreate(CUstream* stream, unsigned) { return *stream = reinterpret_cast<CUstream>(1), CUDA_SUCCESS; }
+CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamSynchronize(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return CUDA_SUCCESS; }
+CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
+  return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
+}
+CUresult cuEventCreate(CUevent* event, unsigned) { return *event = reinterpret_cast<CUevent>(1), CUDA_SUCCESS; }
+CUresult cuEventDestroy(CUevent) { return CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent, CUstream) { return CUDA_SUCCESS; }
+CUresult cuEventSynchronize(CUevent) { return CUDA_SUCCESS; }
+
+CUresult cuMemAlloc(CUdeviceptr* pointer, size_t size) { return allocate(pointer, size); }
+CUresult cuMemAllocAsync(CUdeviceptr* pointer, size_t size, CUstream) { return allocate(pointer, size); }
+CUresult cuMemFree(CUdeviceptr pointer) { return release(pointer); }
+CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream) { return release(pointer); }
+CUresult cuMemGetInfo(size_t* free, size_t* total) {
+  std::lock_guard<std::mutex> held(lock);
+  *total = most();
+  *free = *total - in_use;
+  return CUDA_SUCCESS;
+}
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream) {
+  return std::memset(bytes(to), value, size), CUDA_SUCCESS;
+}
+CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t size, CUstream) {
+  return std::memcpy(bytes(to), from, size), CUDA_SUCCESS;
+}
+CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t size, CUstream) {
+  return std::memcpy(to, bytes(from), size), CUDA_SUCCESS;
+}
+CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream) {
+  return std::memmove(bytes(to), bytes(from), size), CUDA_SUCCESS;
+}
+
+CUresult cuModuleLoadData(CUmodule* module, const void*) { return *module = reinterpret_cast<CUmodule>(1), CUDA_SUCCESS; }
+CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
+CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
+  static std::map<std::string, CUfunc_st> functions;
+  const emulator::Kernel* kernel = emulator::find(name);
+  if (!kernel) {
+    std::fprintf(stderr, "emulator: no kernel %s\n", name);
+    return CUDA_ERROR_NOT_FOUND;
+  }
+  std::lock_guard<std::mutex> held(lock);
+  const auto known = functions.emplace(name, CUfunc_st{nullptr, kernel}).first;
+  known->second.name = known->first.c_str();
+  *function = &known->second;
+  return CUDA_SUCCESS;
+}
+CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads_x, unsigned threads_y,
+                        unsigned threads_z, unsigned, CUstream, void** arguments, void**) {
+  const unsigned threads = threads_x * threads_y * threads_z;
+  if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads == 0 || threads > 1024) return CUDA_ERROR_INVALID_VALUE;
+  static std::mutex one_at_a_time;
+  std::lock_guard<std::mutex> held(one_at_a_time);
+  const Dimensions grid = {x, y, z}, block = {threads_x, threads_y, threads_z};
+  emulator::launch(function->name, *function->kernel, grid, block, arguments);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGetErrorName(CUresult error, const char** name) {
+  switch (error) {
+    case CUDA_ERROR_OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case CUDA_ERROR_INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
+    case CUDA_ERROR_NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
+    default: *name = "CUDA_ERROR_UNKNOWN";
+  }
+  return CUDA_SUCCESS;
+}
+CUresult cuGetErrorString(CUresult error, const char** text) { return cuGetErrorName(error, text); }
+
+}  // extern "C"

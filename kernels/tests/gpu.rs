@@ -1,0 +1,306 @@
+//! Every op on a GPU beside its reference on the CPU, in every number format.
+//!
+//! Without a GPU these tests fail; `.ci/cuda` runs them on a driver that emulates one (`emulator/`).
+
+use candle_core::{DType, Device, Tensor};
+use funasr_kernels::{
+    Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, LayerNorm, Lengths, Linear, Lstm,
+    Visible, launches, open_cuda,
+};
+
+use crate::cif_sums::{Track, most};
+use crate::{Random, assert_refused, tensor, values};
+
+/// Random shapes tried for each op and format.
+const ROUNDS: u64 = 12;
+
+/// The formats, with the largest difference to what f32 gives from the same inputs, relative to its largest value: some
+/// roundings of a value on the scale of the result.
+const FORMATS: [(DType, f32); 3] = [(DType::F32, 2e-5), (DType::F16, 2e-3), (DType::BF16, 1.6e-2)];
+
+fn gpu() -> Device {
+    open_cuda(0).expect("these tests need a GPU, or the emulated driver of .ci/cuda")
+}
+
+/// A number format on a GPU.
+type Format<'a> = (DType, &'a Device);
+
+/// A tensor as a format holds it: on the CPU in f32, and on the GPU.
+struct Both {
+    cpu: Tensor,
+    gpu: Tensor,
+}
+
+impl Both {
+    fn new(x: &Tensor, dtype: DType, gpu: &Device) -> Self {
+        let rounded = x.contiguous().and_then(|x| x.to_dtype(dtype)).unwrap();
+        Self { cpu: rounded.to_dtype(DType::F32).unwrap(), gpu: rounded.to_device(gpu).unwrap() }
+    }
+
+    /// `[B, T, D]` of random values up to `scale`, whose padding is NaN on the GPU; rows lie in wider ones there.
+    fn rows(random: &mut Random, lengths: &Lengths, width: usize, scale: f64, (dtype, gpu): Format) -> Self {
+        let (batch, time) = (lengths.batch(), lengths.max());
+        let whole = (random.tensor(&[batch, time, 3 * width]) * scale).unwrap();
+        let at = if random.flag() { width } else { 0 };
+        let cpu = whole.narrow(2, at, width).unwrap();
+        let cpu = Self::new(&cpu, dtype, &Device::Cpu).cpu;
+        let mut spoilt = values(&whole);
+        for (row, spoilt) in spoilt.chunks_mut(3 * width).enumerate() {
+            let valid = row % time < lengths.items()[row / time];
+            let keep = if valid { at..at + width } else { 0..0 };
+            (0..3 * width).filter(|i| !keep.contains(i)).for_each(|i| spoilt[i] = f32::NAN);
+        }
+        let whole = tensor(&spoilt, &[batch, time, 3 * width]);
+        let gpu = Self::new(&whole, dtype, gpu).gpu.narrow(2, at, width).unwrap();
+        Self { cpu, gpu }
+    }
+}
+
+#[track_caller]
+fn assert_near(what: &str, got: &Tensor, expected: &Tensor, tolerance: f32) {
+    assert!(got.device().is_cuda(), "{what} left the GPU");
+    assert_eq!(got.dims(), expected.dims(), "{what}: shape");
+    let got = values(&got.to_device(&Device::Cpu).and_then(|x| x.to_dtype(DType::F32)).unwrap());
+    let expected = values(expected);
+    let scale = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
+    for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
+        assert!((g - e).abs() <= tolerance * scale, "{what}: value {i} is {g}, not {e}");
+    }
+}
+
+/// How often a kernel was launched. Other tests may launch it, too.
+fn launched(kernel: &str) -> u64 {
+    launches().iter().find(|(name, _)| *name == kernel).unwrap().1
+}
+
+/// Runs `check` for each format, and fails unless the kernel was launched.
+fn in_every_format(kernel: &str, check: impl Fn(DType, f32, &Device)) {
+    let gpu = gpu();
+    for (dtype, tolerance) in FORMATS {
+        let before = launched(kernel);
+        check(dtype, tolerance, &gpu);
+        assert!(launched(kernel) > before, "{kernel} was not launched for {dtype:?}");
+    }
+}
+
+/// Lengths of a batch: given ones first, then random ones.
+fn batches(edges: &[&[usize]], longest: usize) -> Vec<(u64, Lengths)> {
+    let edges = edges.iter().map(|items| Lengths::new(items.to_vec()));
+    let random = (0..ROUNDS).map(|round| {
+        let mut random = Random(round);
+        let (batch, time) = (random.within(1, 4), random.within(1, longest));
+        random.lengths(batch, time)
+    });
+    (0..).zip(edges.chain(random)).collect()
+}
+
+#[test]
+fn fsmn_memory() {
+    in_every_format("fsmn_memory", |dtype, tolerance, gpu| {
+        for (round, lengths) in batches(&[&[1], &[2, 0, 1], &[10, 10], &[1000, 0]], 60) {
+            let mut random = Random(round);
+            let (width, kernel) = (random.within(1, 300), random.within(1, 21));
+            let dilation = random.within(1, 3);
+            let reach = (kernel - 1) * dilation;
+            let op = FsmnMemory {
+                offset: random.within(0, 2 * reach + 2) as isize - (reach + 1) as isize,
+                dilation,
+                skip: random.flag(),
+                first: if random.flag() { 0 } else { random.within(0, lengths.max()) },
+                lengths: lengths.clone(),
+            };
+            let x = Both::rows(&mut random, &lengths, width, 1.0, (dtype, gpu));
+            let taps = Both::new(&random.tensor(&[kernel, width]), dtype, gpu);
+            let expected = op.reference(&x.cpu, &taps.cpu).unwrap();
+            let y = op.forward(&x.gpu, &taps.gpu).unwrap();
+            assert_near(&format!("{dtype:?}, {op:?}, {width} wide"), &y, &expected, tolerance);
+        }
+    });
+}
+
+#[test]
+fn layer_norm() {
+    in_every_format("layer_norm", |dtype, tolerance, gpu| {
+        let shapes = [[1, 1, 1], [1, 1, 560], [3, 7, 512], [2, 5, 2048], [1, 6, 33]];
+        for (round, dims) in (0..).zip(shapes) {
+            let mut random = Random(round);
+            let x = Both::new(&(random.tensor(&dims) * 20.0).unwrap(), dtype, gpu);
+            let [weight, bias] = [0, 1].map(|_| Both::new(&random.tensor(&dims[2..]), dtype, gpu));
+            for eps in [1e-12, 1e-5] {
+                let op = LayerNorm { eps };
+                let expected = op.reference(&x.cpu, &weight.cpu, &bias.cpu).unwrap();
+                let y = op.forward(&x.gpu, &weight.gpu, &bias.gpu).unwrap();
+                assert_near(&format!("{dtype:?}, {dims:?}, {eps}"), &y, &expected, tolerance);
+            }
+        }
+    });
+}
+
+/// Zero rows open every stream, and a large mean hides a small variance from sums of squares.
+#[test]
+fn layer_norm_of_near_constant_rows() {
+    let gpu = gpu();
+    let rows: Vec<f32> = (0..512).map(|i| if i < 256 { 0.0 } else { 1000.0 + (i % 2) as f32 }).collect();
+    let x = tensor(&rows, &[2, 256]).to_device(&gpu).unwrap();
+    let [weight, bias] = [1.0, 0.0].map(|v| tensor(&[v; 256], &[256]).to_device(&gpu).unwrap());
+    let y = LayerNorm { eps: 1e-12 }.forward(&x, &weight, &bias).unwrap();
+    let expected: Vec<f32> =
+        (0..512).map(|i| if i < 256 { 0.0 } else { (i % 2) as f32 * 2.0 - 1.0 }).collect();
+    assert_near("rows", &y, &tensor(&expected, &[2, 256]), 1e-5);
+}
+
+#[test]
+fn linear() {
+    in_every_format("linear_ending", |dtype, tolerance, gpu| {
+        for round in 0..ROUNDS {
+            let mut random = Random(round);
+            let [time, inputs] = [random.within(1, 9), random.within(1, 40)];
+            // Widths that 16 bytes divide, and others.
+            let outputs = if random.flag() { 8 * random.within(1, 9) } else { random.within(1, 70) };
+            let x = Both::new(&random.tensor(&[2, time, inputs]), dtype, gpu);
+            let weight = Both::new(&random.tensor(&[outputs, inputs]), dtype, gpu);
+            let bias = Both::new(&random.tensor(&[outputs]), dtype, gpu);
+            let count = round as usize % 3;
+            let addends: Vec<Both> =
+                (0..count).map(|_| Both::new(&random.tensor(&[2, time, outputs]), dtype, gpu)).collect();
+            let [cpu, on_gpu]: [Vec<&Tensor>; 2] =
+                [addends.iter().map(|x| &x.cpu).collect(), addends.iter().map(|x| &x.gpu).collect()];
+            for activation in [Activation::Identity, Activation::Relu] {
+                let expected =
+                    Linear { activation, addends: &cpu }.reference(&x.cpu, &weight.cpu, &bias.cpu).unwrap();
+                // The weight is turned round where it lies; on the CPU, so that the product is all that runs elsewhere.
+                let laid_out = Both::new(&weight.cpu.t().unwrap(), dtype, gpu).gpu.t().unwrap();
+                let laid_out = FloatWeight::new(&laid_out).unwrap();
+                let y =
+                    Linear { activation, addends: &on_gpu }.forward(&x.gpu, &laid_out, &bias.gpu).unwrap();
+                let case = format!("{dtype:?}, {activation:?}, {count} addends, {inputs} -> {outputs}");
+                assert_near(&case, &y, &expected, tolerance);
+            }
+        }
+    });
+}
+
+#[test]
+fn lstm() {
+    in_every_format("lstm_step", |dtype, tolerance, gpu| {
+        for (round, lengths) in batches(&[&[1], &[2, 0, 1], &[5; 9], &[40, 7]], 12) {
+            let mut random = Random(round);
+            let hidden = if round == 0 { 300 } else { random.within(1, 40) };
+            for reverse in [false, true] {
+                let op = Lstm { reverse, lengths: lengths.clone() };
+                let gates = Both::rows(&mut random, &lengths, 4 * hidden, 3.0, (dtype, gpu));
+                let gates = Both { gpu: contiguous(&gates.gpu, gpu), ..gates };
+                let weight = Both::new(&random.tensor(&[hidden, 4 * hidden]), dtype, gpu);
+                let expected = op.reference(&gates.cpu, &weight.cpu).unwrap();
+                let y = op.forward(&gates.gpu, &weight.gpu).unwrap();
+                assert_near(&format!("{dtype:?}, {op:?}, {hidden} units"), &y, &expected, tolerance);
+            }
+        }
+    });
+}
+
+/// The same values one after the other, ordered on the CPU.
+fn contiguous(x: &Tensor, gpu: &Device) -> Tensor {
+    x.to_device(&Device::Cpu).and_then(|x| x.contiguous()?.to_device(gpu)).unwrap()
+}
+
+#[test]
+fn attention() {
+    in_every_format("attention", |dtype, tolerance, gpu| {
+        let cases = batches(&[&[1], &[2, 0, 1], &[32, 33], &[64, 65, 31], &[150, 3]], 90);
+        for (round, keys) in cases {
+            let mut random = Random(round);
+            let time = if random.flag() { keys.max() } else { random.within(1, 70) };
+            let queries = random.lengths(keys.batch(), time);
+            // Heads of the published models, of the demo models, and odd ones.
+            let head = [128, 32, 16, 80, 13, 1][round as usize % 6];
+            let heads = random.within(1, 4);
+            let visible = match round % 3 {
+                0 => Visible::All,
+                1 => Visible::Past,
+                _ => Visible::Split((0..keys.batch()).map(|_| random.within(0, keys.max() + 2)).collect()),
+            };
+            let op = Attention { heads, queries: queries.clone(), keys: keys.clone(), visible };
+            // Scores far enough apart that some keys matter more than others.
+            let q = Both::rows(&mut random, &queries, heads * head, 6.0, (dtype, gpu));
+            let [k, v] = [0, 1].map(|_| Both::rows(&mut random, &keys, heads * head, 1.0, (dtype, gpu)));
+            let expected = op.reference(&q.cpu, &k.cpu, &v.cpu).unwrap();
+            let y = op.forward(&q.gpu, &k.gpu, &v.gpu).unwrap();
+            assert_near(&format!("{dtype:?}, {op:?}, heads of {head}"), &y, &expected, tolerance);
+        }
+    });
+}
+
+#[test]
+fn best() {
+    in_every_format("best", |dtype, tolerance, gpu| {
+        for (round, dims) in (0..).zip([[1, 1], [3, 8404], [7, 13], [2, 257], [5, 1000]]) {
+            // Multiples of 1/8, so that 16 bits tie where f32 does.
+            let values: Vec<f32> = {
+                let mut random = Random(round);
+                (0..dims[0] * dims[1]).map(|_| random.within(0, 60) as f32 / 8.0 - 4.0).collect()
+            };
+            let x = Both::new(&tensor(&values, &dims), dtype, gpu);
+            // The reference leaves open which of equal values is meant; the CPU's version does not.
+            let expected = Best.forward(&x.cpu).unwrap();
+            let y = Best.forward(&x.gpu).unwrap();
+            assert_near(&format!("{dtype:?}, {dims:?}"), &y, &expected, tolerance.min(2e-5));
+        }
+    });
+}
+
+#[test]
+fn best_of_what_is_not_finite() {
+    let gpu = gpu();
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let rows = [[0.0, nan, 1.0], [inf, 0.0, 1.0], [-inf, -inf, -inf], [-inf, 2.0, -inf]].concat();
+    let y = Best.forward(&tensor(&rows, &[4, 3]).to_device(&gpu).unwrap()).unwrap();
+    let y = values(&y.to_device(&Device::Cpu).unwrap());
+    assert!([2, 5, 8].iter().all(|&i| y[i].is_nan()), "{y:?}");
+    assert_eq!(y[9..], [1.0, 2.0, 0.0]);
+}
+
+#[test]
+fn cif_sums() {
+    in_every_format("cif_sums", |dtype, tolerance, gpu| {
+        for round in 0..ROUNDS {
+            let mut random = Random(round);
+            let [batch, frames, width] = [random.within(1, 4), random.within(1, 60), random.within(1, 300)];
+            let x = Both::new(&random.tensor(&[batch, frames, width]), dtype, gpu);
+            let mut tracks = vec![Track::random(&mut random, frames)];
+            tracks.extend((1..batch).map(|i| Track::random(&mut random, frames * i / batch)));
+            let items: Vec<Firing> = tracks.iter().map(Track::firing).collect();
+            let op = CifSums { items: &items, tokens: most(&items).max(1) };
+            let expected = op.reference(&x.cpu).unwrap();
+            let y = op.forward(&x.gpu).unwrap();
+            assert_near(&format!("{dtype:?}, [{batch}, {frames}, {width}]"), &y, &expected, tolerance);
+        }
+    });
+}
+
+#[test]
+fn misfits_name_op_and_shapes() {
+    let gpu = gpu();
+    let ones = |dims: &[usize]| tensor(&vec![1.0; dims.iter().product()], dims).to_device(&gpu).unwrap();
+    let lengths = Lengths::new(vec![3]);
+    let memory = FsmnMemory { offset: -1, dilation: 1, skip: true, first: 0, lengths: lengths.clone() };
+    assert_refused(
+        memory.forward(&ones(&[1, 3, 4]), &ones(&[3, 5])),
+        &["fsmn-memory", "[1, 3, 4]", "[3, 5]"],
+    );
+    assert_refused(memory.forward(&ones(&[1, 2, 4]), &ones(&[3, 4])), &["fsmn-memory", "[1, 2, 4]", "[1, 3"]);
+    let norm = LayerNorm { eps: 1e-5 };
+    assert_refused(norm.forward(&ones(&[2, 3]), &ones(&[4]), &ones(&[3])), &["layer-norm", "[2, 3]", "[4]"]);
+    let (queries, visible) = (lengths.clone(), Visible::All);
+    let op = Attention { heads: 1, queries, keys: lengths.clone(), visible };
+    let wide = ones(&[1, 3, 136]);
+    assert_refused(op.forward(&wide, &wide, &wide), &["attention", "136", "128"]);
+    let (q, k) = (ones(&[1, 3, 8]), ones(&[1, 3, 16]));
+    assert_refused(op.forward(&q, &k, &q), &["attention", "[1, 3, 8]", "[1, 3, 16]"]);
+    let lstm = Lstm { reverse: false, lengths };
+    assert_refused(lstm.forward(&ones(&[1, 3, 8]), &ones(&[3, 12])), &["lstm", "[1, 3, 8]", "[3, 12]"]);
+    let weight = FloatWeight::new(&ones(&[3, 4]).t().unwrap()).unwrap();
+    let addend = ones(&[2, 3]);
+    let linear = Linear { activation: Activation::Relu, addends: &[&addend] };
+    assert_refused(linear.forward(&ones(&[2, 3]), &weight, &ones(&[4])), &["linear", "[2, 3]", "[2, 4]"]);
+}

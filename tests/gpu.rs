@@ -1,0 +1,91 @@
+//! What only a GPU has to show. Numbers and texts of models on it are those of the other tests, which run there when
+//! FUNASR_CANDLE_TEST_DEVICE says so: `tests/gpu.sh` runs all of it.
+
+use std::path::Path;
+
+use funasr_candle::audio::read_all;
+use funasr_candle::device::{Compute, DeviceName, Precision};
+use funasr_candle::pipeline::{Recognizer, Request, Utterance};
+use funasr_candle::weights::ModelFiles;
+use funasr_kernels::{launches, memory_in_use};
+
+use crate::regression::clip;
+
+/// Batches of mixed shapes after which no more memory may be in use than after a tenth of them.
+fn batches() -> usize {
+    std::env::var("FUNASR_CANDLE_TEST_BATCHES").map_or(1000, |count| count.parse().unwrap())
+}
+
+fn gpu(precision: Precision) -> Compute {
+    Compute::open(DeviceName::Cuda(0), precision)
+        .expect("these tests need a GPU, or the emulated driver of .ci/cuda")
+}
+
+fn recognizer(name: &str, compute: &Compute) -> Recognizer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name);
+    Recognizer::load(&ModelFiles::open(&folder).unwrap(), compute).unwrap()
+}
+
+fn texts(recognizer: &Recognizer, batch: &[&[f32]]) -> Vec<String> {
+    let request = Request::default();
+    let batch: Vec<_> = batch.iter().map(|samples| Utterance { samples, request: &request }).collect();
+    recognizer.recognize(&batch).unwrap().into_iter().map(|result| result.joined.text).collect()
+}
+
+/// Launches of each kernel while `work` runs, if nothing else runs.
+fn launched(work: impl FnOnce()) -> Vec<(&'static str, u64)> {
+    let before = launches();
+    work();
+    launches().into_iter().zip(before).map(|((name, after), (_, before))| (name, after - before)).collect()
+}
+
+/// A model that runs elsewhere, or on candle's own operations where there is a kernel, launches none.
+#[test]
+fn gpu_models_run_on_the_kernels() {
+    let sound = read_all(&clip("short_00_demo"), 16_000, None).unwrap();
+    for (name, kernels) in [
+        ("demo", &["attention", "best", "cif_sums", "fsmn_memory", "layer_norm", "linear_ending"][..]),
+        ("demo-sensevoice", &["attention", "best", "fsmn_memory", "layer_norm", "linear_ending"]),
+    ] {
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let expected = texts(&recognizer(name, &Compute::cpu()), &[&sound]);
+            let recognizer = recognizer(name, &gpu(precision));
+            let launched =
+                launched(|| assert_eq!(texts(&recognizer, &[&sound]), expected, "{name}, {precision}"));
+            for kernel in kernels {
+                let count = launched.iter().find(|(name, _)| name == kernel).map_or(0, |(_, count)| *count);
+                println!("gpu | {name:<16} | {precision:<5} | {kernel:<14} | {count} launches");
+                assert!(count > 0, "{name}, {precision}: {kernel} was not launched");
+            }
+        }
+    }
+}
+
+#[test]
+fn gpu_silence_and_scraps_are_empty() {
+    let recognizer = recognizer("demo", &gpu(Precision::F32));
+    let silence = vec![0.0; 16_000];
+    assert_eq!(texts(&recognizer, &[&silence, &silence[..10], &[]]), ["", "", ""]);
+}
+
+#[test]
+fn gpu_memory_does_not_grow() {
+    let compute = gpu(Precision::F32);
+    let recognizer = recognizer("demo", &compute);
+    let sound = read_all(&clip("short_00_demo"), 16_000, None).unwrap();
+    let (count, mut first) = (batches(), 0);
+    for i in 0..count {
+        let part = &sound[..(sound.len() / 2 + i * 997 % (sound.len() / 2))];
+        texts(&recognizer, &vec![part; 1 + i % 5]);
+        let used = memory_in_use(&compute.device).unwrap();
+        if i + 1 == (count / 10).max(5) {
+            first = used;
+        }
+        assert!(
+            first == 0 || used <= first + first / 50,
+            "{used} bytes after {} batches, {first} at first",
+            i + 1
+        );
+    }
+    println!("gpu | memory | {} MiB after {count} batches", first >> 20);
+}
