@@ -114,7 +114,7 @@ impl Desk {
     }
 
     /// A copy of a converted model.
-    fn model(&self, name: &str) -> PathBuf {
+    pub fn model(&self, name: &str) -> PathBuf {
         let (source, target) = (repository("models").join(name), self.path(name));
         fs::create_dir_all(&target).unwrap();
         for file in ["config.json", "model.safetensors", "tokens.json"] {
@@ -748,8 +748,10 @@ fn broken_funasr_directories_are_errors_that_name_the_file() {
 #[test]
 fn usage_errors_exit_with_2() {
     let desk = Desk::new();
-    let cases: [&[&str]; 11] = [
+    let cases: [&[&str]; 13] = [
         &[],
+        &["selftest", "--device", "tpu"],
+        &["selftest", "--recording", "f.safetensors"],
         &["transcribe"],
         &["fly"],
         &["transcribe", "a.wav", "--no-such-flag"],
@@ -770,7 +772,9 @@ fn usage_errors_exit_with_2() {
             outcome.stderr
         );
     }
-    for command in ["transcribe", "stream", "vad", "punctuate", "convert", "models", "inspect", "bench"] {
+    let commands =
+        ["transcribe", "stream", "vad", "punctuate", "convert", "models", "inspect", "selftest", "bench"];
+    for command in commands {
         assert!(desk.run(&[command, "--help"]).ok().contains("Usage"));
     }
     assert!(desk.run(&["--version"]).ok().starts_with("funasr-candle "));

@@ -23,6 +23,7 @@ mod padding;
 mod parity;
 mod punctuation_realtime;
 mod regression;
+mod selftest;
 mod sense_voice;
 #[cfg(feature = "server")]
 mod server;

@@ -11,13 +11,12 @@ use funasr_candle::pipeline::{
     OnlineRecognizer, OnlineStream, PunctuationModel, Recognition, Recognizer, Request, StreamOptions,
     Utterance, VoiceDetector,
 };
-use funasr_candle::vad::{EndSilence, FILE_CHUNK_MS};
 use funasr_candle::{Error, Result};
 use serde_json::json;
 
 use super::output::print_line;
 use super::session::{self, ComputeArgs, HubArgs, Role};
-use super::vad::closed;
+use super::vad::segments;
 
 /// Time a model on made-up or given audio (punctuation: on text) or features; one JSON line
 #[derive(Debug, clap::Args)]
@@ -214,18 +213,12 @@ impl Args {
     fn detect<'a>(&self, detector: &'a VoiceDetector) -> Result<Job<'a>> {
         let audio = self.samples(detector.sample_rate())?;
         let (batch, rate) = (self.batch, detector.sample_rate());
-        let chunk = (FILE_CHUNK_MS / 1000 * rate) as usize;
         Ok(self.job(move || {
-            let mut segments = 0;
+            let mut count = 0;
             for _ in 0..batch {
-                let mut stream = detector.stream(rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
-                let mut chunks = audio.chunks(chunk).peekable();
-                while let Some(chunk) = chunks.next() {
-                    let events = detector.push(&mut stream, chunk, chunks.peek().is_none())?;
-                    segments += events.iter().filter(|event| closed(event).is_some()).count();
-                }
+                count += segments(detector, &audio, rate)?.len();
             }
-            Ok(segments)
+            Ok(count)
         }))
     }
 

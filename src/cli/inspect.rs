@@ -1,20 +1,17 @@
 //! `inspect`: every stage of a model as tensors.
 
-mod chunks;
-
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use funasr_candle::audio::read_all;
 use funasr_candle::decode::timestamps::FIRE_THRESHOLD;
 use funasr_candle::device::Compute;
-use funasr_candle::frontend::{Features, Frontend, Stages};
+use funasr_candle::frontend::{Features, Frontend};
 use funasr_candle::pipeline::{
     ChunkSize, Network, OnlineRecognizer, Piece, PunctuationModel, Recognizer, Scores, StreamOptions,
-    VoiceDetector, batch,
+    VoiceDetector,
 };
-use funasr_candle::vad::{EndSilence, FILE_CHUNK_MS};
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 
@@ -22,8 +19,8 @@ use super::bench::read_features;
 use super::output::print_line;
 use super::plot::{Curve, Figure, Waveform};
 use super::session::{self, ComputeArgs, HubArgs, RequestArgs, Role};
-use super::vad::closed;
-use chunks::Chunks;
+use super::stages::{Model, Stages};
+use super::vad::segments;
 
 /// Longest recording that is inspected in one piece.
 const MAX_SECONDS: f64 = 600.0;
@@ -70,33 +67,8 @@ struct Input {
 /// What is known of the input after the model's work.
 #[derive(Default)]
 struct Inspection {
-    tensors: HashMap<String, Tensor>,
+    stages: Stages,
     figure: Figure,
-}
-
-impl Inspection {
-    fn add(&mut self, name: &str, tensor: Tensor) {
-        self.tensors.insert(name.to_owned(), tensor);
-    }
-
-    fn add_scores(&mut self, scores: Scores) -> Result<()> {
-        match scores {
-            Scores::Tokens { logits, cif, us } => {
-                let counts: Vec<u32> = cif.token_num.items().iter().map(|&n| n as u32).collect();
-                self.add("alphas", rows(&cif.alphas)?);
-                self.add("peaks", rows(&cif.peaks)?);
-                self.add("token_num", Tensor::new(counts, &Device::Cpu)?);
-                self.add("acoustic_embeds", cif.acoustic_embeds);
-                self.add("decoder_logits", logits);
-                if let Some(us) = us {
-                    self.add("us_alphas", rows(&us.alphas)?);
-                    self.add("us_peaks", rows(&us.peaks)?);
-                }
-            }
-            Scores::Frames { logits, .. } => self.add("ctc_logits", logits),
-        }
-        Ok(())
-    }
 }
 
 impl Args {
@@ -110,33 +82,31 @@ impl Args {
             let (_, files) = session::open(None, Role::VoiceDetection, &options)?;
             found.figure.add_segments(&VoiceDetector::load(&files, &compute)?)?;
         }
-        candle_core::safetensors::save(&found.tensors, &self.out)
+        candle_core::safetensors::save(&found.stages.0, &self.out)
             .map_err(|e| Error::Failed(format!("{}: {e}", self.out.display())))?;
         if let Some(plot) = &self.plot {
             found.figure.title = format!("{name}: {}", self.input.file().display());
             found.figure.write(plot)?;
         }
-        print_line(&listing(&found.tensors))
+        print_line(&listing(&found.stages.0))
     }
 
     fn inspect(&self, files: &ModelFiles, compute: &Compute) -> Result<Inspection> {
-        let class = files.class()?;
-        if !Network::CLASSES.contains(&class) {
+        if !Network::CLASSES.contains(&files.class()?) {
             self.request.refuse(&files.origin)?;
         }
         let mut found = Inspection::default();
-        match class {
-            "FsmnVADStreaming" => self.detect(&VoiceDetector::load(files, compute)?, &mut found)?,
-            "CTTransformer" | "CTTransformerStreaming" => {
+        match Model::load(files, compute)? {
+            Model::Detector(detector) => self.detect(&detector, &mut found)?,
+            Model::Punctuation(model) => {
                 self.refuse_plot(&files.origin, "reads text")?;
-                self.punctuate(&PunctuationModel::load(files, compute)?, files, &mut found)?;
+                self.punctuate(&model, files, &mut found.stages)?;
             }
-            "ParaformerStreaming" => {
+            Model::Online(recognizer) => {
                 self.refuse_plot(&files.origin, "works on chunks that overlap")?;
-                self.stream(&OnlineRecognizer::load(files, compute)?, &mut found)?;
+                self.stream(&recognizer, &mut found)?;
             }
-            _ => {
-                let recognizer = Recognizer::load(files, compute)?;
+            Model::Recognizer(recognizer) => {
                 if self.request.needs_rules(&recognizer) {
                     let message = "does not normalise text; rules do, and have no stages";
                     return Err(Error::Unsupported(format!("{}: {message}", files.origin)));
@@ -149,42 +119,30 @@ impl Args {
 
     fn recognize(&self, recognizer: &Recognizer, found: &mut Inspection) -> Result<()> {
         let items = self.speech(recognizer.frontend(), found)?;
-        let (speech, lengths) = batch::pad(&items.iter().collect::<Vec<_>>(), recognizer.compute())?;
         let (request, _) = self.request.read(recognizer)?;
-        let output = recognizer.forward(&speech, &lengths, &vec![&request; items.len()])?;
-        let mut ids = Vec::new();
-        for item in 0..items.len() {
-            ids.push(
-                recognizer.emissions(&output, item, &request)?.iter().map(|emission| emission.id).collect(),
-            );
-        }
+        let output = found.stages.recognize(recognizer, &items, &request)?;
         if self.plot.is_some() {
             found.figure.curve = weights(&output.scores, frame_ms(recognizer.frontend()));
             found.figure.words = recognizer.read(&output, 0, &request)?.joined.words;
         }
-        found.add("speech", speech);
-        found.add("ids", rows::<u32>(&ids)?);
-        found.add("encoder_out", output.encoder_out);
-        output.extra.into_iter().for_each(|(name, stage)| found.add(name, stage));
-        found.add_scores(output.scores)
+        Ok(())
     }
 
     fn detect(&self, detector: &VoiceDetector, found: &mut Inspection) -> Result<()> {
         let frame_ms = frame_ms(detector.frontend());
         for features in self.speech(detector.frontend(), found)? {
-            let scores = detector.scores(features)?;
+            let scores = found.stages.detect(detector, features)?;
             found.figure.curve = Some(Curve {
                 title: format!("probability of silence per frame of {frame_ms} ms"),
                 frame_ms,
                 values: detector.silence(&scores)?.concat(),
                 marks: Vec::new(),
             });
-            found.add("vad_scores", scores);
         }
         found.figure.add_segments(detector)
     }
 
-    fn punctuate(&self, model: &PunctuationModel, files: &ModelFiles, found: &mut Inspection) -> Result<()> {
+    fn punctuate(&self, model: &PunctuationModel, files: &ModelFiles, stages: &mut Stages) -> Result<()> {
         let Some(text) = &self.input.text else {
             return Err(Error::Unsupported(format!("{}: a punctuation model takes --text", files.origin)));
         };
@@ -192,8 +150,7 @@ impl Args {
         if ids.is_empty() {
             return Err(Error::Unsupported("--text holds no words".into()));
         }
-        found.add("punc_logits", model.logits(&ids, 0)?.unsqueeze(0)?);
-        found.add("ids", rows(&[ids])?);
+        stages.punctuate(model, ids)?;
         Ok(())
     }
 
@@ -215,11 +172,7 @@ impl Args {
                 return Err(Error::Unsupported(message));
             }
         };
-        let width = recognizer.frontend().config().feature_width();
-        for (name, stage) in Chunks::run(recognizer, &options, &pieces)?.tensors(width)? {
-            found.add(name, stage);
-        }
-        Ok(())
+        found.stages.stream(recognizer, &options, &pieces)
     }
 
     fn refuse_plot(&self, origin: &str, why: &str) -> Result<()> {
@@ -237,9 +190,7 @@ impl Args {
             (Some(file), _) => {
                 let rate = frontend.config().fs;
                 let samples = read_all(file, rate, Some(MAX_SECONDS))?;
-                let Stages { fbank, lfr, speech } = frontend.stages(&samples);
-                found.add("fbank", as_tensor(fbank)?);
-                found.add("lfr", as_tensor(lfr)?);
+                let speech = found.stages.hear(frontend, &samples)?;
                 found.figure.waveform = self.plot.is_some().then_some(Waveform { samples, rate });
                 vec![speech]
             }
@@ -273,12 +224,7 @@ impl Figure {
     /// Speech segments of the waveform, if there is one.
     fn add_segments(&mut self, detector: &VoiceDetector) -> Result<()> {
         let Some(Waveform { samples, rate }) = &self.waveform else { return Ok(()) };
-        let mut stream = detector.stream(*rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
-        let mut chunks = samples.chunks((rate * (FILE_CHUNK_MS / 1000)) as usize).peekable();
-        while let Some(chunk) = chunks.next() {
-            let events = detector.push(&mut stream, chunk, chunks.peek().is_none())?;
-            self.segments.extend(events.iter().filter_map(closed));
-        }
+        self.segments.extend(segments(detector, samples, *rate)?);
         Ok(())
     }
 }
@@ -308,18 +254,4 @@ fn listing(tensors: &HashMap<String, Tensor>) -> String {
     let mut lines: Vec<String> = tensors.iter().map(line).collect();
     lines.sort();
     lines.join("\n")
-}
-
-fn as_tensor(features: Features) -> Result<Tensor> {
-    let shape = (1, features.frames(), features.width);
-    Ok(Tensor::from_vec(features.values, shape, &Device::Cpu)?)
-}
-
-/// Rows of different lengths as one tensor, zero after the end of each.
-fn rows<T: candle_core::WithDType>(rows: &[Vec<T>]) -> Result<Tensor> {
-    let width = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let padded = rows
-        .iter()
-        .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(T::zero(), width - row.len())));
-    Ok(Tensor::from_vec(padded.collect::<Vec<_>>(), (rows.len(), width), &Device::Cpu)?)
 }

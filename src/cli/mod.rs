@@ -9,9 +9,11 @@ mod models;
 mod output;
 mod plot;
 mod punctuate;
+mod selftest;
 #[cfg(feature = "server")]
 mod serve;
 mod session;
+mod stages;
 mod stream;
 mod transcribe;
 mod vad;
@@ -55,6 +57,7 @@ enum Command {
     Models(models::Args),
     Lm(lm::Args),
     Inspect(inspect::Args),
+    Selftest(selftest::Args),
     Bench(bench::Args),
 }
 
@@ -74,6 +77,7 @@ impl Cli {
             Command::Models(args) => args.run(),
             Command::Lm(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Selftest(args) => args.run(),
             Command::Bench(args) => args.run(),
         }
     }

@@ -87,11 +87,23 @@ impl Args {
 }
 
 /// A segment that has ended, `[begin, end]` in ms.
-pub fn closed(event: &Event) -> Option<[u64; 2]> {
+fn closed(event: &Event) -> Option<[u64; 2]> {
     match *event {
         Event::End { beg_ms, end_ms } => Some([beg_ms, end_ms]),
         Event::Begin { .. } => None,
     }
+}
+
+/// Segments of samples that come at `rate`, `[begin, end]` in ms: as of a recording in a file.
+pub fn segments(detector: &VoiceDetector, samples: &[f32], rate: u32) -> Result<Vec<[u64; 2]>> {
+    let mut stream = detector.stream(rate, EndSilence::Dynamic { chunk_ms: FILE_CHUNK_MS })?;
+    let mut chunks = samples.chunks((rate * (FILE_CHUNK_MS / 1000)) as usize).peekable();
+    let mut segments = Vec::new();
+    while let Some(chunk) = chunks.next() {
+        let events = detector.push(&mut stream, chunk, chunks.peek().is_none())?;
+        segments.extend(events.iter().filter_map(closed));
+    }
+    Ok(segments)
 }
 
 /// A recording in pieces of one size. The last one is known as such when it is given out.

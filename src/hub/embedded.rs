@@ -13,10 +13,21 @@ pub struct Embedded {
     pub weights: &'static [u8],
     /// Text of `tokens.json`; empty for a model without tokens.
     pub tokens: &'static str,
+    /// Bytes of a safetensors file: the stages that FunASR gives for [`SelftestInput`].
+    pub selftest: &'static [u8],
+}
+
+/// What models are tested on.
+#[derive(Debug)]
+pub struct SelftestInput {
+    /// A FLAC file: 1.5 s of speech at 16 kHz.
+    pub speech: &'static [u8],
+    /// A text without punctuation.
+    pub text: &'static str,
 }
 
 /// One entry is `"demo": "what it is" with "tokens.json"`, without the last part for a model without tokens; the files
-/// are `models/<name>/{config.json,model.safetensors}` and the named token list.
+/// are `models/<name>/{config.json,model.safetensors}`, the named token list and `models/selftest/<name>.safetensors`.
 #[cfg(feature = "embedded-models")]
 macro_rules! embedded {
     ($($name:literal: $description:literal $(with $tokens:literal)?),* $(,)?) => {
@@ -26,6 +37,7 @@ macro_rules! embedded {
             config: include_str!(concat!("../../models/", $name, "/config.json")),
             weights: include_bytes!(concat!("../../models/", $name, "/model.safetensors")),
             tokens: concat!($(include_str!(concat!("../../models/", $name, "/", $tokens)))?),
+            selftest: include_bytes!(concat!("../../models/selftest/", $name, ".safetensors")),
         }),*]
     };
 }
@@ -42,9 +54,22 @@ const EMBEDDED: &[Embedded] = embedded![
 #[cfg(not(feature = "embedded-models"))]
 const EMBEDDED: &[Embedded] = &[];
 
+#[cfg(feature = "embedded-models")]
+const SELFTEST_INPUT: Option<SelftestInput> = Some(SelftestInput {
+    speech: include_bytes!("../../models/selftest/speech.flac"),
+    text: include_str!("../../models/selftest/text.txt"),
+});
+#[cfg(not(feature = "embedded-models"))]
+const SELFTEST_INPUT: Option<SelftestInput> = None;
+
 /// Every embedded model of this build.
 pub fn embedded_models() -> &'static [Embedded] {
     EMBEDDED
+}
+
+/// The input that the recordings of the embedded models were made of; without embedded models none.
+pub fn selftest_input() -> Option<SelftestInput> {
+    SELFTEST_INPUT
 }
 
 /// The embedded model of that exact name.

@@ -28,7 +28,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 pub use card::{Card, CardFile, Licence, Repo, cards};
-pub use embedded::{Embedded, embedded, embedded_models};
+pub use embedded::{Embedded, SelftestInput, embedded, embedded_models, selftest_input};
 pub use lock::{FileRecord, LOCK_FILE, LockFile};
 
 use funasr_convert::{ConvertOptions, Dtype};
