@@ -35,11 +35,13 @@ one=(-- --nocapture --test-threads=1 --include-ignored)
 row 'ops beside their references' "${cuda[@]}" gpu:: "${one[@]}"
 row 'stages of every model beside FunASR, f32' FUNASR_CANDLE_TEST_DEVICE=cuda:0 "${cuda[@]}" parity:: "${one[@]}"
 for dtype in f32 f16 bf16; do
+  row "stages of the embedded models, $dtype" cargo run --release --features cuda -- selftest --device cuda:0 --dtype "$dtype"
   for tests in regression:: online:: sense_voice:: punctuation_realtime::; do
     row "texts, ${tests%::}, $dtype" FUNASR_CANDLE_TEST_DEVICE=cuda:0 FUNASR_CANDLE_TEST_DTYPE="$dtype" \
       "${cuda[@]}" "$tests" "${one[@]}"
   done
 done
+row 'kernels beside a copy' cargo bench --features cuda --bench gpu
 if [ -n "${PYTHON:-}" ]; then
   row 'speed beside PyTorch' "$PYTHON" benches/gpu/compare.py --out "$logs/speed.md"
 else
@@ -49,5 +51,6 @@ fi
 printf '\n%s, %s\n\n| check | result | time | log |\n| --- | --- | --- | --- |\n' "$(date -u +%F)" "$card"
 printf '%s\n' "${rows[@]}"
 grep -h '^gpu |' "$logs"/*.log | sort -u
+grep -h '^|' "$logs/kernels-beside-a-copy.log"
 [ -e "$logs/speed.md" ] && cat "$logs/speed.md"
 exit "$failed"
