@@ -599,9 +599,15 @@ fn realtime_items_end_with_their_speaker() {
         assert!(
             events.iter().filter(|event| event["item_id"].is_string()).all(|event| event["item_id"] == id)
         );
-        items.push((id, events.last().unwrap()["transcript"].clone()));
+        let times = [&events[0]["audio_start_ms"], &events[stopped]["audio_end_ms"]];
+        items.push((id, events.last().unwrap()["transcript"].clone(), times.map(|ms| ms.as_u64().unwrap())));
     }
     assert_ne!(items[0].0, items[1].0);
+    // Where speech lies in what was appended, not when it was noticed: in the second round 2 s and the recording later.
+    let later = (samples().len() as u64 + 64_000) / 32;
+    let [first, second] = [items[0].2, items[1].2];
+    assert!(first[0] < 500 && first[0] < first[1], "{first:?}");
+    assert!([0, 1].iter().all(|&i| second[i].abs_diff(first[i] + later) <= 100), "{first:?}, {second:?}");
     assert_eq!((&items[0].1, &items[1].1), (&json!(LIVE_TEXT), &json!(LIVE_TEXT)));
 }
 

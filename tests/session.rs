@@ -164,15 +164,16 @@ fn messages_are_in_order() {
 fn assert_order(messages: &[Message]) {
     assert_eq!(messages.iter().filter(|message| message.is_final).count(), 1);
     assert!(messages.last().unwrap().is_final);
-    let (mut index, mut begun, mut end_ms) = (0, false, 0);
+    let (mut index, mut begun, mut beg_ms, mut end_ms) = (0, false, 0, 0);
     for message in messages {
         assert_eq!(message.index, index, "{message:?}");
         match &message.pass {
-            Pass::Streaming { first } => {
+            Pass::Streaming { first, start_ms } => {
                 assert_eq!(*first, !begun, "{message:?}");
-                begun = true;
+                (begun, beg_ms) = (true, *start_ms);
             }
             Pass::Corrected(correction) => {
+                assert!(!begun || beg_ms == correction.start_ms, "{message:?} began at {beg_ms}");
                 assert!(end_ms <= correction.start_ms && correction.start_ms < correction.end_ms);
                 let marks = ['，', '。', '？', '、', ',', '.', '?'];
                 assert!(!message.text.starts_with(marks), "a mark of another sentence: {}", message.text);

@@ -27,6 +27,8 @@ pub enum Pass {
     Streaming {
         /// Whether it is the first of its sentence.
         first: bool,
+        /// Start of its speech segment from the beginning of the stream.
+        start_ms: u64,
     },
     /// The corrected, punctuated text of a whole speech segment.
     Corrected(Correction),
@@ -60,8 +62,8 @@ impl Message {
             ("index".to_owned(), self.index.into()),
         ]);
         let (mode, slice_type) = match &self.pass {
-            Pass::Streaming { first: true } => ("2pass-online", 0),
-            Pass::Streaming { first: false } => ("2pass-online", 1),
+            Pass::Streaming { first: true, .. } => ("2pass-online", 0),
+            Pass::Streaming { first: false, .. } => ("2pass-online", 1),
             Pass::Corrected(correction) => {
                 json.extend(correction.to_json());
                 ("2pass-offline", 2)

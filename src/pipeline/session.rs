@@ -366,6 +366,8 @@ struct Speech {
 /// What remains to be done for what was heard.
 #[derive(Debug)]
 enum Step {
+    /// A segment begins.
+    Begin { beg_ms: u64 },
     /// Audio for the first pass.
     Read(Vec<f32>),
     /// The end of what the first pass reads.
@@ -388,6 +390,8 @@ struct Segment {
 struct Sentence {
     index: u64,
     begun: bool,
+    /// Where its segment begins.
+    beg_ms: u64,
 }
 
 /// How far the end of the session has come.
@@ -430,7 +434,7 @@ impl Session {
     pub fn awaited_samples(&self) -> Option<usize> {
         match self.plan.front()? {
             Step::Correct(segment) => Some(segment.samples.len()),
-            Step::Read(_) | Step::EndRead => None,
+            Step::Begin { .. } | Step::Read(_) | Step::EndRead => None,
         }
     }
 
@@ -444,7 +448,7 @@ impl Session {
     pub fn held_ms(&self) -> u64 {
         let planned = self.plan.iter().map(|step| match step {
             Step::Read(samples) | Step::Correct(Segment { samples, .. }) => samples.len(),
-            Step::EndRead => 0,
+            Step::Begin { .. } | Step::EndRead => 0,
         });
         let waiting = self.waiting.len() + self.stream.waiting_samples();
         self.held.ms(self.held.samples.len() + waiting + planned.sum::<usize>())
@@ -479,6 +483,7 @@ impl Session {
         for event in events {
             match event {
                 Event::Begin { beg_ms } => {
+                    self.plan.push_back(Step::Begin { beg_ms });
                     self.speech = Some(Speech { beg_ms, unread: self.held.count(beg_ms) });
                 }
                 Event::End { end_ms, .. } => self.close(end_ms, last),
@@ -524,6 +529,7 @@ impl Session {
     fn wants_step(&mut self) -> Result<bool> {
         while !self.stream.ready() {
             match self.plan.front_mut() {
+                Some(Step::Begin { beg_ms }) => self.sentence.beg_ms = *beg_ms,
                 Some(Step::Read(samples)) => self.stream.push(&std::mem::take(samples))?,
                 Some(Step::EndRead) => self.stream.finish(),
                 Some(Step::Correct(_)) | None => return Ok(false),
@@ -553,7 +559,7 @@ impl Session {
         let text = self.partial.push(tokens);
         if !text.is_empty() {
             let first = !std::mem::replace(&mut self.sentence.begun, true);
-            self.say(text, Pass::Streaming { first });
+            self.say(text, Pass::Streaming { first, start_ms: self.sentence.beg_ms });
         }
     }
 
@@ -567,7 +573,7 @@ impl Session {
         let spoken = recognition.within(beg_ms, end_ms);
         let (text, correction) = corrector.correct(&mut self.cache, spoken, &self.request, segment.last)?;
         self.say(text, Pass::Corrected(Correction { start_ms: beg_ms, end_ms, ..correction }));
-        self.sentence = Sentence { index: self.sentence.index + 1, begun: false };
+        self.sentence = Sentence { index: self.sentence.index + 1, ..Sentence::default() };
         self.partial.restart();
         Ok(())
     }
@@ -590,7 +596,8 @@ impl Session {
             let unit = *unit;
             self.end = End::Told;
             if self.messages.len() <= unit {
-                self.say(String::new(), Pass::Streaming { first: !self.sentence.begun });
+                let Sentence { begun, beg_ms, .. } = self.sentence;
+                self.say(String::new(), Pass::Streaming { first: !begun, start_ms: beg_ms });
             }
             if let Some(message) = self.messages.last_mut() {
                 message.is_final = true;

@@ -230,10 +230,9 @@ impl Conversation {
         if self.settings.turns == Turns::ByCommit {
             self.tell_turn(heard, item, pushed_ms).await?;
         } else {
-            let noticed_ms = self.before_ms + pushed_ms;
             for said in heard {
                 match said {
-                    Ok(said) => self.tell_sentence(&mut item, said.message, noticed_ms).await?,
+                    Ok(said) => self.tell_sentence(&mut item, said.message).await?,
                     Err(error) => self.refuse(None, &error.into()).await?,
                 }
             }
@@ -245,10 +244,9 @@ impl Conversation {
     /// What the open turn says by itself.
     async fn on_heard(&mut self, said: Option<crate::Result<Said>>) -> Result<(), Left> {
         let Some(mut turn) = self.turn.take() else { return Ok(()) };
-        let noticed_ms = self.before_ms + turn.pushed_ms();
         match said {
             Some(Ok(said)) if self.settings.turns != Turns::ByCommit => {
-                self.tell_sentence(&mut turn.item, said.message, noticed_ms).await?;
+                self.tell_sentence(&mut turn.item, said.message).await?;
             }
             // Without server VAD nothing is told before the commit, which may never come.
             Some(Ok(said)) => hold(&mut turn.item, said.message),
@@ -262,20 +260,15 @@ impl Conversation {
         Ok(())
     }
 
-    /// A message of a sentence that is an item of its own, said when so much had been appended.
-    async fn tell_sentence(
-        &mut self,
-        open: &mut Option<Item>,
-        message: Message,
-        noticed_ms: u64,
-    ) -> Result<(), Left> {
+    /// A message of a sentence that is an item of its own.
+    async fn tell_sentence(&mut self, open: &mut Option<Item>, message: Message) -> Result<(), Left> {
         let begins = open.is_none() && !message.text.is_empty();
         match message.pass {
             Pass::Streaming { .. } if message.text.is_empty() => Ok(()),
-            Pass::Streaming { .. } => {
+            Pass::Streaming { start_ms, .. } => {
                 let item = open.get_or_insert_with(Item::new);
                 if begins {
-                    self.say(speech_started(&item.id, noticed_ms)).await?;
+                    self.say(speech_started(&item.id, self.before_ms + start_ms)).await?;
                 }
                 item.text.push_str(&message.text);
                 let delta = delta(&item.id, &message.text);
