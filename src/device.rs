@@ -172,6 +172,16 @@ impl Compute {
         }
     }
 
+    /// The most bytes of a GPU's memory that this process has ever taken at a time; nothing for a device without memory of its
+    /// own, or that does not tell.
+    pub fn peak_device_bytes(&self) -> Option<u64> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            return funasr_kernels::peak_memory(&self.device).ok();
+        }
+        None
+    }
+
     /// The same without rounding to 8 bits: for models that are small, or whose scores meet thresholds.
     pub fn in_floats(&self) -> Self {
         Self { int8: false, ..self.clone() }

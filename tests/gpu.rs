@@ -87,5 +87,7 @@ fn gpu_memory_does_not_grow() {
             i + 1
         );
     }
-    println!("gpu | memory | {} MiB after {count} batches", first >> 20);
+    let peak = compute.peak_device_bytes().unwrap();
+    assert!(peak >= 4 << 20, "{peak} bytes are less than the weights");
+    println!("gpu | memory | {} MiB after {count} batches, {} MiB at most", first >> 20, peak >> 20);
 }

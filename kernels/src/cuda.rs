@@ -22,7 +22,7 @@ use half::{bf16, f16};
 pub(crate) use attention::attention;
 pub(crate) use best::best;
 pub(crate) use cif_sums::cif_sums;
-pub use device::{memory_in_use, open_cuda};
+pub use device::{memory_in_use, open_cuda, peak_memory};
 pub(crate) use fsmn_memory::fsmn_memory;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear_ending::linear_ending;

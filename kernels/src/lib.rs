@@ -25,7 +25,7 @@ mod simd;
 mod threads;
 
 #[cfg(feature = "cuda")]
-pub use cuda::{launches, memory_in_use, open_cuda};
+pub use cuda::{launches, memory_in_use, open_cuda, peak_memory};
 
 pub use attention::{Attention, Visible};
 pub use best::Best;

@@ -117,6 +117,7 @@ impl Args {
             "rtf": median / timing.audio_seconds,
             "tokens": timing.tokens,
             "peak_rss_bytes": peak_rss_bytes(),
+            "peak_device_bytes": compute.peak_device_bytes(),
         });
         print_line(&line.to_string())
     }

@@ -55,6 +55,14 @@ fn page(app: &App) -> String {
     if let Some(bytes) = resident_bytes() {
         page.one("resident_memory_bytes", "gauge", "memory in use", bytes as f64);
     }
+    if let Some(bytes) = app.engine.recognizer().compute().peak_device_bytes() {
+        page.one(
+            "device_memory_peak_bytes",
+            "gauge",
+            "most memory of the GPU in use at a time",
+            bytes as f64,
+        );
+    }
     page.one("uptime_seconds", "gauge", "since the start", app.started.elapsed().as_secs_f64());
     page.0
 }

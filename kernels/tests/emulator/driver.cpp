@@ -27,7 +27,7 @@ namespace {
 
 std::mutex lock;
 std::map<CUdeviceptr, size_t> memory;
-size_t in_use;
+size_t in_use, peak;
 const size_t PAGE = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 // Widest access of a kernel.
 constexpr size_t ALIGNMENT = 16;
@@ -55,6 +55,7 @@ CUresult allocate(CUdeviceptr* to, size_t size) {
   *to = reinterpret_cast<CUdeviceptr>(start + (length - size) / ALIGNMENT * ALIGNMENT);
   memory[*to] = size;
   in_use += size;
+  peak = std::max(peak, in_use);
   return CUDA_SUCCESS;
 }
 
@@ -90,6 +91,11 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
 }
 CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice) { return *pool = nullptr, CUDA_SUCCESS; }
 CUresult cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute, void*) { return CUDA_SUCCESS; }
+CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute attribute, void* value) {
+  if (attribute != CU_MEMPOOL_ATTR_USED_MEM_HIGH) return CUDA_ERROR_NOT_SUPPORTED;
+  std::lock_guard<std::mutex> held(lock);
+  return *static_cast<cuuint64_t*>(value) = peak, CUDA_SUCCESS;
+}
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
   return *context = reinterpret_cast<CUcontext>(1), CUDA_SUCCESS;
 }
