@@ -166,7 +166,10 @@ impl ModelFiles {
         let rounded = compute.int8.then(|| self.rounded.clone());
         let backend = Tracked { tensors: self.tensors.clone(), used: used.clone(), rounded };
         let vb = VarBuilder::from_backend(Box::new(backend), compute.dtype, compute.device.clone());
-        let model = load(vb).map_err(|e| Error::weights(weights_name(&self.origin), one_line(&e)))?;
+        let model = load(vb).map_err(|e| match Error::from(e) {
+            Error::Inference(e) => Error::weights(weights_name(&self.origin), one_line(&e)),
+            no_room => Error::weights(weights_name(&self.origin), no_room),
+        })?;
         let used = used.lock().unwrap_or_else(PoisonError::into_inner);
         let unused: Vec<String> = self
             .tensors
