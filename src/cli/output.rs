@@ -3,8 +3,16 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use funasr_candle::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// How a command that finds rows prints them; its `--format` says what a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
 
 /// Writes `text` to stdout. A reader that has left (`| head`) ends the program quietly.
 pub fn print(text: &str) -> Result<()> {

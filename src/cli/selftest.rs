@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::{D, Device, Tensor};
-use clap::ValueEnum;
 use funasr_candle::audio::AudioReader;
 use funasr_candle::device::{Compute, Precision};
 use funasr_candle::hub::{self, ModelSource, SelftestInput};
@@ -18,7 +17,7 @@ use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use serde_json::json;
 
-use super::output::print_line;
+use super::output::{Format, print_line};
 use super::session::{ComputeArgs, HubArgs};
 use super::stages::{Model, Stages};
 use super::vad::segments;
@@ -41,12 +40,6 @@ pub struct Args {
     compute: ComputeArgs,
     #[command(flatten)]
     hub: HubArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Where models are run, and on what.

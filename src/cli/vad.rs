@@ -1,13 +1,12 @@
 //! `vad`: recordings to speech segments.
 
-use clap::ValueEnum;
 use funasr_candle::Result;
 use funasr_candle::audio::{AudioReader, Input, expand_inputs};
 use funasr_candle::pipeline::VoiceDetector;
 use funasr_candle::vad::{EndSilence, Event, FILE_CHUNK_MS, funasr_pairs};
 use serde_json::json;
 
-use super::output::print_line;
+use super::output::{Format, print_line};
 use super::session::{self, ComputeArgs, HubArgs, Role};
 
 /// Find where speech is
@@ -32,12 +31,6 @@ pub struct Args {
     compute: ComputeArgs,
     #[command(flatten)]
     hub: HubArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 impl Args {

@@ -1,4 +1,4 @@
-//! What decoding reads of scores that lie on a GPU: much less than all of them.
+//! What greedy decoding reads of scores: much less than all of them, which may lie on a GPU.
 
 use candle_core::{Result, Tensor};
 use funasr_kernels::Best;

@@ -122,11 +122,6 @@ impl Scores {
         }
     }
 
-    /// Whether they lie where reading all of them costs nothing.
-    pub fn on_host(&self) -> bool {
-        self.logits().device().is_cpu()
-    }
-
     /// The track that times the tokens of one item; of frames, none.
     pub fn track(&self, item: usize) -> Option<CifTrack<'_>> {
         let Self::Tokens { cif, us, .. } = self else { return None };

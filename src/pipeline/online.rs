@@ -1,11 +1,10 @@
 //! Samples that are still arriving -> tokens, chunk by chunk, for many streams at once.
 
-use candle_core::DType;
 use rayon::prelude::*;
 
 use super::network::best;
 use super::{open_frontend, open_tokens};
-use crate::decode::greedy::{Emission, greedy, greedy_of};
+use crate::decode::greedy::{Emission, greedy_of};
 use crate::decode::timestamps::stream_spans;
 use crate::decode::tokens::TokenList;
 use crate::device::Compute;
@@ -209,15 +208,7 @@ impl OnlineRecognizer {
 fn emissions(output: &Output) -> Result<Vec<Vec<Emission>>> {
     let Some(logits) = &output.decoder_logits else { return Ok(Vec::new()) };
     let counts = output.fired.iter().map(|&stream| output.cif.tokens.items()[stream]);
-    if !logits.device().is_cpu() {
-        return best(logits)?.iter().zip(counts).map(|(rows, count)| greedy_of(rows, count)).collect();
-    }
-    let vocab = logits.dim(2)?;
-    let read = |(row, count)| {
-        let logits = logits.get(row)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        greedy(&logits, vocab, count)
-    };
-    counts.enumerate().map(read).collect()
+    best(logits)?.iter().zip(counts).map(|(rows, count)| greedy_of(rows, count)).collect()
 }
 
 /// Time of one feature row.

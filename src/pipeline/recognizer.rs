@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Language, Network, NetworkOutput, Request, Scores, batch, open_frontend, open_tokens};
 use crate::decode::ctc;
-use crate::decode::greedy::{Emission, greedy, greedy_of};
+use crate::decode::greedy::{Emission, greedy_of};
 use crate::decode::hotwords::graph::BiasGraph;
 use crate::decode::hotwords::{HotwordReport, Hotwords, SegDict};
 use crate::decode::lm::LanguageModel;
@@ -281,36 +281,27 @@ impl Recognizer {
     /// # Errors
     /// Logits that are not finite.
     pub fn emissions(&self, output: &NetworkOutput, item: usize, request: &Request) -> Result<Vec<Emission>> {
-        if request.search().is_none() && !output.scores.on_host() {
-            return match &output.scores {
-                Scores::Tokens { cif, .. } => greedy_of(output.best(item)?, cif.token_num.items()[item]),
-                Scores::Frames { frames, .. } => ctc::greedy_of(&output.best(item)?[..frames.items()[item]]),
-            };
-        }
-        match &output.scores {
+        let Some(search) = request.search() else { return best_tokens(output, item) };
+        let found = match &output.scores {
             Scores::Tokens { logits, cif, .. } => {
                 let (logits, vocab) = rows(logits, item)?;
-                let count = cif.token_num.items()[item];
-                let Some(search) = request.search() else { return greedy(&logits, vocab, count) };
-                let found = search.tokens(&logits, vocab, count)?;
-                found.map_or_else(|| self.without_lm(greedy(&logits, vocab, count)), Ok)
+                search.tokens(&logits, vocab, cif.token_num.items()[item])?
             }
             Scores::Frames { logits, frames } => {
                 let (logits, vocab) = rows(logits, item)?;
-                let logits = &logits[..frames.items()[item] * vocab];
-                let Some(search) = request.search() else { return ctc::greedy(logits, vocab) };
-                let (tags, said) = logits.split_at(QUERY_FRAMES * vocab);
-                let mut emissions = ctc::greedy(tags, vocab)?;
-                let before = ctc::greedy(&tags[(QUERY_FRAMES - 1) * vocab..], vocab)?;
-                let Some(found) = search.frames(said, vocab, before.first().map_or(BLANK, |tag| tag.id))?
-                else {
-                    return self.without_lm(ctc::greedy(logits, vocab));
-                };
+                let tags = &output.best(item)?[..QUERY_FRAMES];
+                let mut emissions = ctc::greedy_of(tags)?;
+                let before = ctc::greedy_of(&tags[QUERY_FRAMES - 1..])?;
+                let said = &logits[QUERY_FRAMES * vocab..frames.items()[item] * vocab];
+                let found = search.frames(said, vocab, before.first().map_or(BLANK, |tag| tag.id))?;
                 let place = |found: Emission| Emission { position: found.position + QUERY_FRAMES, ..found };
-                emissions.extend(found.into_iter().map(place));
-                Ok(emissions)
+                found.map(|found| {
+                    emissions.extend(found.into_iter().map(place));
+                    emissions
+                })
             }
-        }
+        };
+        found.map_or_else(|| self.without_lm(best_tokens(output, item)), Ok)
     }
 
     /// What the greedy search found, where the language model knows no way on.
@@ -374,14 +365,18 @@ struct Tokenizer {
     sentencepiece: PieceRules,
 }
 
+/// The tokens of one item by the greedy search.
+fn best_tokens(output: &NetworkOutput, item: usize) -> Result<Vec<Emission>> {
+    match &output.scores {
+        Scores::Tokens { cif, .. } => greedy_of(output.best(item)?, cif.token_num.items()[item]),
+        Scores::Frames { frames, .. } => ctc::greedy_of(&output.best(item)?[..frames.items()[item]]),
+    }
+}
+
 /// `[start, end]` in ms of tokens of one item whose scores are by frame.
 fn aligned(output: &NetworkOutput, item: usize, ids: &[u32]) -> Result<Vec<[u64; 2]>> {
     let Scores::Frames { logits, frames } = &output.scores else { return Ok(Vec::new()) };
     let end = frames.items()[item];
-    if output.scores.on_host() {
-        let (logits, vocab) = rows(logits, item)?;
-        return ctc::token_spans(&logits[QUERY_FRAMES * vocab..end * vocab], vocab, ids);
-    }
     let wanted = [&[BLANK], ids].concat();
     let said = logits.get(item)?.narrow(0, QUERY_FRAMES, end - QUERY_FRAMES)?;
     let columns = columns(&said, &wanted)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
