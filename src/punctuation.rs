@@ -1,9 +1,10 @@
 //! Punctuation of plain text around a CT-Transformer (`funasr/models/ct_transformer/model.py`, `inference`): words,
-//! windows, text. The network itself is a closure from word ids to labels. Text that goes on is in [`realtime`].
+//! windows, text. The network itself is whoever labels the windows of a [`Labelling`]. Text that goes on is in
+//! [`realtime`].
 
+mod labelling;
 pub mod realtime;
 
-use std::borrow::Cow;
 use std::iter::repeat_n;
 use std::ops::Range;
 use std::path::Path;
@@ -15,12 +16,7 @@ use crate::text::is_space;
 use crate::text::segment::Segmenter;
 use crate::{Error, Result};
 
-/// New words per window.
-const GROUP_WORDS: usize = 20;
-/// From this length on a window without a sentence end is cut at a comma.
-const LONG_WINDOW_WORDS: usize = 200;
-/// Longest window: without even a comma everything in it is given out as it is. FunASR's window grows for ever.
-const MAX_WINDOW_WORDS: usize = 1000;
+pub use labelling::{Labelling, Window};
 
 /// The part of a punctuation model's configuration that concerns text.
 #[derive(Debug, Clone, Deserialize)]
@@ -100,97 +96,53 @@ impl Punctuator {
         Self { segmenter: Some(segmenter), ..self }
     }
 
-    /// Punctuates `text`. `label` is the network: the ids of a window of words (at most 1000, known by exact match,
-    /// else `<unk>`) to one label each. A word is given out once a sentence end follows it, else it comes again with the
-    /// next 20; blank text needs no call and gives an empty result.
+    /// Punctuates `text`. `network` labels a window; blank text needs no call and gives an empty result.
     ///
     /// Text and labels are FunASR's, but no letter is made small, a word is raised at the start of a sentence only if it
     /// has no capitals, and the text does not begin with a space.
     ///
     /// # Errors
-    /// Those of `label`, and [`Error::Inference`] if it returns another number of labels or one beyond `punc_list`.
-    pub fn punctuate(&self, text: &str, label: impl FnMut(&[u32]) -> Result<Vec<u32>>) -> Result<Punctuated> {
-        let words = self.words(text);
-        let ids = self.ids(&words);
-        let mut writer = Writer { marks: &self.marks, raise: true, out: Punctuated::default() };
-        self.label(&ids, label, |ready, labels| writer.write(&words[ready], labels))?;
-        let punctuated = writer.finish(self.sentence_end);
-        Ok(if self.segmenter.is_some() { per_letter(punctuated, &words) } else { punctuated })
-    }
-
-    /// Ids of the words that the network sees, by exact match, else that of `<unk>`.
-    pub fn word_ids(&self, text: &str) -> Vec<u32> {
-        self.ids(&self.words(text))
-    }
-
-    fn words<'a>(&self, text: &'a str) -> Vec<Cow<'a, str>> {
-        match &self.segmenter {
-            Some(segmenter) => segmenter.split(text).into_iter().map(Cow::Owned).collect(),
-            None => split_words(text).into_iter().map(Cow::Borrowed).collect(),
-        }
-    }
-
-    fn ids(&self, words: &[Cow<str>]) -> Vec<u32> {
-        words.iter().map(|word| self.vocabulary.id(word)).collect()
-    }
-
-    /// Labels `ids` window by window; `give_out` gets each stretch of words that is done, with its labels.
-    fn label(
+    /// Those of `network`, and of [`Punctuator::label`].
+    pub fn punctuate(
         &self,
-        ids: &[u32],
-        mut label: impl FnMut(&[u32]) -> Result<Vec<u32>>,
-        mut give_out: impl FnMut(Range<usize>, &[u32]),
-    ) -> Result<()> {
-        let (mut begin, mut end) = (0, 0);
-        while end < ids.len() {
-            end = ids.len().min(end + GROUP_WORDS);
-            let mut labels = label(&ids[begin..end])?;
-            self.check(&labels, end - begin)?;
-            let ready = if end == ids.len() { end - begin } else { self.cut(&mut labels) };
-            give_out(begin..begin + ready, &labels[..ready]);
-            begin += ready;
-        }
-        Ok(())
+        text: &str,
+        network: impl FnMut(Window) -> Result<Vec<u32>>,
+    ) -> Result<Punctuated> {
+        let mut text = self.open(text);
+        self.label_all(&mut text, network)?;
+        Ok(self.close(&text))
     }
 
-    fn check(&self, labels: &[u32], words: usize) -> Result<()> {
-        if labels.len() != words {
-            return Err(Error::inference(format!("{} punctuation labels for {words} words", labels.len())));
-        }
-        match labels.iter().find(|&&label| label as usize >= self.marks.len()) {
-            Some(label) => Err(Error::inference(format!(
-                "punctuation label {label}, but there are {}",
-                self.marks.len()
-            ))),
-            None => Ok(()),
-        }
+    /// A text before its first window, for [`Punctuator::label`] and then [`Punctuator::close`].
+    pub fn open(&self, text: &str) -> Labelling {
+        let words = match &self.segmenter {
+            Some(segmenter) => segmenter.split(text),
+            None => split_words(text).into_iter().map(str::to_owned).collect(),
+        };
+        self.labelling(words, 0)
     }
 
-    /// How many words of a window that is not the last can be given out: up to its last sentence end, leaving at least
-    /// one word of right context; of a long one up to its last comma, which becomes a sentence end.
-    fn cut(&self, labels: &mut [u32]) -> usize {
-        if let Some(end) = self.last(labels, Mark::ends_sentence) {
-            return end + 1;
+    /// What [`Punctuator::punctuate`] gives, once the labels of all words are known.
+    pub fn close(&self, text: &Labelling) -> Punctuated {
+        let mut writer = Writer { marks: &self.marks, raise: true, out: Punctuated::default() };
+        let mut begin = 0;
+        for &end in &text.ends {
+            writer.write(&text.words[begin..end], &text.labels[begin..end]);
+            begin = end;
         }
-        if labels.len() > LONG_WINDOW_WORDS
-            && let Some(comma) = self.last(labels, Mark::is_comma)
-        {
-            labels[comma] = self.sentence_end;
-            return comma + 1;
-        }
-        // The next window would be longer than allowed.
-        if labels.len() + GROUP_WORDS > MAX_WINDOW_WORDS { labels.len() } else { 0 }
+        let punctuated = writer.finish(self.sentence_end);
+        if self.segmenter.is_some() { per_letter(punctuated, &text.words) } else { punctuated }
     }
 
-    /// The last word with such a mark, but for the first two and the last one.
-    fn last(&self, labels: &[u32], is: fn(&Mark) -> bool) -> Option<usize> {
-        (2..labels.len().saturating_sub(1)).rev().find(|&i| is(&self.marks[labels[i] as usize]))
+    fn labelling(&self, words: Vec<String>, known: usize) -> Labelling {
+        let ids = words.iter().map(|word| self.vocabulary.id(word)).collect();
+        Labelling::new(words, known, ids)
     }
 }
 
 /// Labels per letter again: FunASR puts label 1 before that of a word for each letter but the last, if the word begins
 /// in its range of letters.
-fn per_letter(punctuated: Punctuated, words: &[Cow<str>]) -> Punctuated {
+fn per_letter(punctuated: Punctuated, words: &[String]) -> Punctuated {
     let mut out = Punctuated { text: punctuated.text, ..Punctuated::default() };
     for ((word, label), mark) in words.iter().zip(punctuated.labels).zip(punctuated.marks) {
         let letters = word.starts_with(|first| ('\u{e00}'..='\u{9fa5}').contains(&first));
@@ -241,7 +193,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Appends the words of one window. The first one is set off by a space even after a Chinese character, as in FunASR.
-    fn write(&mut self, words: &[Cow<str>], labels: &[u32]) {
+    fn write(&mut self, words: &[String], labels: &[u32]) {
         let mut after_ascii = true;
         for (word, &label) in words.iter().zip(labels) {
             // A word of a segmenter may be mixed; its first letter decides.

@@ -5,7 +5,7 @@ use std::path::Path;
 use funasr_candle::decode::tokens::TokenList;
 use funasr_candle::pipeline::PunctuationModel;
 use funasr_candle::punctuation::realtime::{Cache, Continuation};
-use funasr_candle::punctuation::{Config, Punctuator, split_words};
+use funasr_candle::punctuation::{Config, Labelling, Punctuator, Window, split_words};
 use funasr_candle::weights::ModelFiles;
 use funasr_candle::{Error, Result};
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ fn equals_funasr_with_scripted_labels() {
         let mut cache = Cache::default();
         for call in session {
             let mut windows = call.windows.iter();
-            let found = punctuator.punctuate_next(&mut cache, &call.input, |ids, known| {
+            let found = punctuator.punctuate_next(&mut cache, &call.input, |Window { ids, known }| {
                 let script = windows.next().expect("more windows than FunASR");
                 assert_eq!((ids.len(), known), (script.len(), call.cached), "another window than FunASR's");
                 comma_cuts += usize::from(ids.len() > 200 && !script.contains(['3', '4']));
@@ -106,9 +106,28 @@ fn equals_the_demo_model() {
     }
 }
 
+/// Sessions with caches of different lengths, one call of each in a batch.
+#[test]
+fn sessions_together_are_as_each_alone() {
+    let model = model("demo-punc-realtime");
+    let sessions = golden().demo;
+    let mut caches = vec![Cache::default(); sessions.len()];
+    let calls = sessions.iter().map(Vec::len).max().unwrap();
+    for turn in 0..calls {
+        let calling: Vec<usize> = (0..sessions.len()).filter(|&i| turn < sessions[i].len()).collect();
+        let open = |&i: &usize| model.open_next(&caches[i], &sessions[i][turn].input).unwrap();
+        let mut texts: Vec<Labelling> = calling.iter().map(open).collect();
+        let results = model.label_each(&mut texts.iter_mut().collect::<Vec<_>>());
+        assert!(results.into_iter().all(|result| result.is_ok()));
+        for (&i, text) in calling.iter().zip(&texts) {
+            assert_call(&model.close_next(&mut caches[i], text), &sessions[i][turn]);
+        }
+    }
+}
+
 /// A network that gives the same label to all words, but for those at `marks`.
-fn network(marks: &'static [(usize, u32)]) -> impl FnMut(&[u32], usize) -> Result<Vec<u32>> {
-    move |ids, _| {
+fn network(marks: &'static [(usize, u32)]) -> impl FnMut(Window) -> Result<Vec<u32>> {
+    move |Window { ids, .. }| {
         let mut labels = vec![1; ids.len()];
         marks.iter().filter(|(at, _)| *at < ids.len()).for_each(|&(at, mark)| labels[at] = mark);
         Ok(labels)
@@ -142,12 +161,12 @@ fn blank_text_and_errors_leave_the_cache_as_it_is() {
     punctuator.punctuate_next(&mut cache, "你好", network(&[(1, 2)])).unwrap();
     let before = cache.clone();
     for blank in ["", " ", "\u{3000}\n"] {
-        let found = punctuator.punctuate_next(&mut cache, blank, |_, _| panic!("no words, no windows"));
+        let found = punctuator.punctuate_next(&mut cache, blank, |_| panic!("no words, no windows"));
         assert_eq!((found.unwrap(), &cache), (Continuation::default(), &before));
     }
-    let failing = punctuator.punctuate_next(&mut cache, "吗", |_, _| Err(Error::Overloaded("busy".into())));
+    let failing = punctuator.punctuate_next(&mut cache, "吗", |_| Err(Error::Overloaded("busy".into())));
     assert!(matches!(failing, Err(Error::Overloaded(_))));
-    let wrong = punctuator.punctuate_next(&mut cache, "吗", |_, _| Ok(vec![1; 2])).unwrap_err();
+    let wrong = punctuator.punctuate_next(&mut cache, "吗", |_| Ok(vec![1; 2])).unwrap_err();
     assert_eq!(wrong.to_string(), "inference failed: 2 punctuation labels for 3 words");
     assert_eq!(cache, before);
 }
@@ -168,10 +187,11 @@ fn the_cache_is_bounded_where_no_sentence_ends() {
     let mut cache = Cache::default();
     for call in 0..200 {
         let (mut labelled, mut longest) = (0, 0);
-        let found = punctuator.punctuate_next(&mut cache, "一二三四五六七", |ids, _| {
-            (labelled, longest) = (labelled + ids.len(), longest.max(ids.len()));
-            Ok(vec![1; ids.len()])
-        });
+        let found =
+            punctuator.punctuate_next(&mut cache, "一二三四五六七", |Window { ids, .. }| {
+                (labelled, longest) = (labelled + ids.len(), longest.max(ids.len()));
+                Ok(vec![1; ids.len()])
+            });
         assert_eq!(found.unwrap().text, "一二三四五六七");
         assert_eq!(cache.words().len(), (7 * (call + 1)).min(400));
         assert!(longest <= 407 && labelled <= 9000, "{labelled} words in windows of up to {longest}");
@@ -208,7 +228,7 @@ proptest! {
         let mut state = seed | 1;
         let mut cache = Cache::default();
         for text in &texts {
-            let found = punctuator.punctuate_next(&mut cache, text, |ids, known| {
+            let found = punctuator.punctuate_next(&mut cache, text, |Window { ids, known }| {
                 assert!(!ids.is_empty() && known <= 400);
                 let draw = |_: &u32| {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -9,7 +9,7 @@ use funasr_candle::decode::timestamps::{CifTrack, cif_wo_hidden, token_spans, ts
 use funasr_candle::decode::tokens::TokenList;
 use funasr_candle::device::Compute;
 use funasr_candle::pipeline::PunctuationModel;
-use funasr_candle::punctuation::{Config, Punctuated, Punctuator, split_words};
+use funasr_candle::punctuation::{Config, Labelling, Punctuated, Punctuator, Window, split_words};
 use funasr_candle::text::Token;
 use funasr_candle::text::join::{Notation, join, join_segments, join_text};
 use funasr_candle::text::segment::Segmenter;
@@ -445,7 +445,7 @@ mod punctuating {
     }
 
     fn without_capitals(punctuator: &Punctuator, text: &str) -> Punctuated {
-        punctuator.punctuate(text, |ids| Ok(vec![1; ids.len()])).unwrap()
+        punctuator.punctuate(text, |window| Ok(vec![1; window.ids.len()])).unwrap()
     }
 
     /// FunASR's text with the documented differences: no space in front. Capitals are compared apart.
@@ -488,7 +488,7 @@ mod punctuating {
     }
 
     fn assert_scripted(punctuator: &Punctuator, case: &PunctuationCase, words: &[String]) {
-        let ids = punctuator.word_ids(&case.input);
+        let ids = punctuator.open(&case.input).ids().to_vec();
         assert_eq!(ids.len(), words.len());
         let mut calls = case.calls.iter();
         let mut seen = 0;
@@ -496,7 +496,7 @@ mod punctuating {
             .punctuate(&case.input, |window| {
                 let script = labels(calls.next().expect("more windows than FunASR"));
                 seen = ids.len().min(seen + 20);
-                assert_eq!(window, &ids[seen - script.len()..seen], "another window than FunASR's");
+                assert_eq!(window.ids, &ids[seen - script.len()..seen], "another window than FunASR's");
                 Ok(script)
             })
             .unwrap();
@@ -514,7 +514,7 @@ mod punctuating {
             let mut begin = 0;
             let mut end = 0;
             let found = punctuator(&words, false)
-                .punctuate(&case.input, |ids| {
+                .punctuate(&case.input, |Window { ids, .. }| {
                     end = script.len().min(end + 20);
                     begin = end - ids.len();
                     Ok(script[begin..end].to_vec())
@@ -522,6 +522,22 @@ mod punctuating {
                 .unwrap();
             assert_eq!(found.labels, script, "{}", case.input);
             assert_text(&found.text, &case.text, &default_words(&case.input));
+        }
+    }
+
+    /// More words than one padded batch of the CPU has.
+    #[test]
+    fn texts_together_are_as_each_alone() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-punc");
+        let model = PunctuationModel::load(&ModelFiles::open(&folder).unwrap(), &Compute::cpu()).unwrap();
+        let texts: Vec<String> = golden().demo_punctuation.into_iter().map(|case| case.input).collect();
+        let texts = [texts.clone(), vec![String::new(), texts.concat()]].concat();
+        let mut open: Vec<Labelling> = texts.iter().map(|text| model.open(text)).collect();
+        assert!(open.iter().map(|text| text.ids().len()).sum::<usize>() > 256);
+        let results = model.label_each(&mut open.iter_mut().collect::<Vec<_>>());
+        assert!(results.into_iter().all(|result| result.is_ok()));
+        for (text, labelled) in texts.iter().zip(&open) {
+            assert_eq!(model.close(labelled), model.punctuate(text).unwrap(), "{text}");
         }
     }
 
@@ -571,7 +587,7 @@ mod punctuating {
         let punctuator = punctuator(&["<unk>".to_owned()], false);
         let (mut longest, mut labelled) = (0, 0);
         let found = punctuator
-            .punctuate(&"好".repeat(10_000), |ids| {
+            .punctuate(&"好".repeat(10_000), |Window { ids, .. }| {
                 longest = longest.max(ids.len());
                 labelled += ids.len();
                 Ok(vec![1; ids.len()])
@@ -646,7 +662,7 @@ mod punctuating {
         fn any_text_keeps_its_words(text in "(\\PC|[a-cA-C ]|你){0,120}", seed: u32) {
             let punctuator = punctuator(&["<unk>".to_owned()], false);
             let mut state = seed | 1;
-            let found = punctuator.punctuate(&text, |ids| {
+            let found = punctuator.punctuate(&text, |Window { ids, .. }| {
                 let draw = |_: &u32| {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     if state >> 29 == 0 { 2 + (state >> 20) % 4 } else { 1 }

@@ -136,7 +136,8 @@ impl Args {
                 server.hotword = Some(hotword);
             }
         }
-        server.itn = self.itn.map_or(server.itn, |itn| itn == Switch::On);
+        // FunASR's servers write digits unless a client says otherwise.
+        server.itn = self.itn.map_or(server.itn || funasr.model_dir.is_some(), |itn| itn == Switch::On);
         if funasr.recordings_only() {
             server.mode = Mode::Offline;
         }

@@ -12,6 +12,7 @@ use funasr_candle::pipeline::{
     NetworkOutput, OnlineRecognizer, Piece, PunctuationModel, Recognizer, Request, Scores, StreamOptions,
     VoiceDetector, batch,
 };
+use funasr_candle::punctuation::Window;
 use funasr_candle::weights::ModelFiles;
 
 use chunks::Chunks;
@@ -124,7 +125,7 @@ impl Stages {
 
     /// Adds `ids` and `punc_logits` of words, and gives the latter.
     pub fn punctuate(&mut self, model: &PunctuationModel, ids: Vec<u32>) -> Result<Tensor> {
-        let logits = model.logits(&ids, 0)?.unsqueeze(0)?;
+        let logits = model.logits(&[Window { ids: &ids, known: 0 }])?;
         self.add("punc_logits", logits.clone());
         self.add("ids", rows(&[ids])?);
         Ok(logits)

@@ -9,11 +9,13 @@ use async_channel::{Receiver, Sender, TrySendError, bounded};
 use rayon::ThreadPoolBuilder;
 
 use super::batcher::{Batcher, Budget};
+use super::punctuations::Punctuations;
 use super::threads::{FILES, spawn, step_back};
 use super::{EngineOptions, Stats};
 use crate::audio::AudioReader;
 use crate::error::{Error, Result, catch};
-use crate::pipeline::{Host, Recognition, Request, Transcriber, Transcript, Utterance};
+use crate::pipeline::{Host, PunctuationModel, Recognition, Request, Transcriber, Transcript, Utterance};
+use crate::punctuation::Punctuated;
 
 /// Cores that one batch keeps busy; with more of them, more batches run at once.
 const CORES_PER_BATCH: usize = 4;
@@ -104,6 +106,10 @@ impl Files {
             ThreadPoolBuilder::new().num_threads(options.threads).start_handler(|_| step_back(FILES)).build();
         let pool = pool.map_err(|cause| Error::Device(format!("threads: {cause}")))?;
         let samples = options.batch_seconds as usize * transcriber.sample_rate() as usize;
+        let pool = Arc::new(pool);
+        let punctuation = transcriber.punctuation().cloned();
+        let start = |model| Punctuations::start(model, pool.clone(), stats);
+        let punctuations = punctuation.map(start).transpose()?;
         let batcher = Batcher::start(
             options.threads.div_ceil(CORES_PER_BATCH),
             Budget { samples, wait: options.batch_wait },
@@ -117,6 +123,7 @@ impl Files {
             let worker = Worker {
                 transcriber: transcriber.clone(),
                 batcher: batcher.clone(),
+                punctuations: punctuations.clone(),
                 max_ms: u64::try_from(options.max_audio.as_millis()).unwrap_or(u64::MAX),
                 stats: stats.clone(),
             };
@@ -150,6 +157,7 @@ impl Files {
 struct Worker {
     transcriber: Arc<Transcriber>,
     batcher: Batcher,
+    punctuations: Option<Punctuations>,
     max_ms: u64,
     stats: Arc<Stats>,
 }
@@ -229,5 +237,13 @@ impl Host for Shared<'_> {
     fn recognize(&mut self, segments: Vec<Vec<f32>>) -> Result<Vec<Recognition>> {
         self.check()?;
         self.worker.batcher.recognize(segments, &self.request)
+    }
+
+    fn punctuate(&mut self, model: &PunctuationModel, text: &str) -> Result<Punctuated> {
+        self.check()?;
+        match &self.worker.punctuations {
+            Some(punctuations) => punctuations.punctuate(model, text),
+            None => model.punctuate(text),
+        }
     }
 }

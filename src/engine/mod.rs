@@ -3,7 +3,7 @@
 //! Threads own the work and clients hold handles; the handles are async without naming a runtime, so any will do.
 //!
 //! ```text
-//! recordings -> queue -> workers: decode, detect -> batchers: recognise -> workers: punctuate -> Job
+//! recordings -> queue -> workers: decode, detect -> batchers: recognise -> punctuations: label words -> workers: write -> Job
 //! live audio -> a thread that moves all sessions on <-> one that corrects segments -> LiveSession
 //! ```
 //!
@@ -13,6 +13,7 @@
 mod batcher;
 mod files;
 mod live;
+mod punctuations;
 mod rounds;
 mod stats;
 mod threads;

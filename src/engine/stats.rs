@@ -89,6 +89,8 @@ pub struct Stats {
     pub file_audio_ms: AtomicU64,
     /// Segments in a batch.
     pub file_batches: Histogram,
+    /// Texts of recordings whose windows share a step of the punctuation network.
+    pub punctuation_batches: Histogram,
     /// From taking a recording to its text.
     pub file_seconds: Histogram,
     /// Live sessions.
@@ -117,6 +119,7 @@ impl Default for Stats {
             files_cancelled: AtomicU64::default(),
             file_audio_ms: AtomicU64::default(),
             file_batches: Histogram::new(SIZES),
+            punctuation_batches: Histogram::new(SIZES),
             file_seconds: Histogram::new(SECONDS),
             sessions: Gauge::default(),
             sessions_opened: AtomicU64::default(),

@@ -1,6 +1,7 @@
 //! The models joined to what users ask for: speech to punctuated text with times.
 
 pub mod batch;
+mod corrector;
 mod held;
 mod message;
 mod network;
@@ -15,6 +16,7 @@ mod voice_detector;
 
 pub use crate::models::paraformer_online::StreamOptions;
 pub use crate::nn::ChunkSize;
+pub use corrector::Corrector;
 pub use message::{Correction, Message, Pass, stamps};
 pub use network::{Network, NetworkOutput, Scores, Upsampled};
 pub use offline::{Host, Transcriber, TranscriberOptions};
@@ -22,7 +24,7 @@ pub use online::{OnlineRecognizer, OnlineStream, Piece};
 pub use punctuator::PunctuationModel;
 pub use recognizer::{Recognition, Recognizer, Tagging, Utterance};
 pub use request::{Language, Request};
-pub use session::{Corrector, RealTime, Session, SessionOptions};
+pub use session::{RealTime, Session, SessionOptions};
 pub use transcript::{Segment, Tags, Transcript};
 pub use voice_detector::{DetectorStream, Push, VoiceDetector};
 

@@ -62,6 +62,12 @@ pub trait Host {
     /// # Errors
     /// The host's own, and those of [`Recognizer::recognize`].
     fn recognize(&mut self, segments: Vec<Vec<f32>>) -> Result<Vec<Recognition>>;
+
+    /// Punctuates the text of the recording with the transcriber's `model`.
+    ///
+    /// # Errors
+    /// The host's own, and those of [`PunctuationModel::punctuate`].
+    fn punctuate(&mut self, model: &PunctuationModel, text: &str) -> Result<Punctuated>;
 }
 
 impl Transcriber {
@@ -90,6 +96,11 @@ impl Transcriber {
         &self.recognizer
     }
 
+    /// The punctuation model, if there is one.
+    pub fn punctuation(&self) -> Option<&Arc<PunctuationModel>> {
+        self.punctuation.as_ref()
+    }
+
     /// Transcribes a recording opened at [`Transcriber::sample_rate`] as `request` asks. `progress` is told how many
     /// milliseconds have been read. Silence gives an empty text.
     ///
@@ -105,7 +116,7 @@ impl Transcriber {
         self.transcribe_with(audio, request, &mut Alone { transcriber: self, request, progress })
     }
 
-    /// [`Transcriber::transcribe`] with segments recognised where `host` likes.
+    /// [`Transcriber::transcribe`] with the networks run where `host` likes.
     ///
     /// # Errors
     /// As there, and those of the host.
@@ -128,7 +139,8 @@ impl Transcriber {
                 format!("holds {duration_ms} ms of audio; {window_ms} ms is the least that can be heard");
             return Err(Error::audio(audio.name(), message));
         }
-        self.write(duration_ms, run.segments, request)
+        let Run { host, segments, .. } = run;
+        self.write(duration_ms, segments, request, host)
     }
 
     /// Samples in one padded batch, and samples that wait for one.
@@ -137,14 +149,20 @@ impl Transcriber {
     }
 
     /// The transcript of recognised segments.
-    fn write(&self, duration_ms: u64, segments: Vec<Segment>, request: &Request) -> Result<Transcript> {
+    fn write(
+        &self,
+        duration_ms: u64,
+        segments: Vec<Segment>,
+        request: &Request,
+        host: &mut dyn Host,
+    ) -> Result<Transcript> {
         let language = main_language(&segments);
         let mut transcript = Transcript { duration_ms, language, segments, ..Transcript::default() };
         if transcript.segments.iter().any(|segment| segment.punctuated) {
             (transcript.text, transcript.sentences) = own_punctuation(&transcript.segments);
             return Ok(transcript);
         }
-        let (mut text, mut marks) = self.punctuate(&transcript.segments)?;
+        let (mut text, mut marks) = self.punctuate(&transcript.segments, host)?;
         if let Some(itn) = self.itn.as_deref().filter(|_| request.itn && !self.recognizer.normalizes()) {
             transcript.spoken_text = Some(text.clone());
             let parts =
@@ -160,12 +178,12 @@ impl Transcriber {
     }
 
     /// The text of all segments, and where its marks stand.
-    fn punctuate(&self, segments: &[Segment]) -> Result<(String, Vec<Range<usize>>)> {
+    fn punctuate(&self, segments: &[Segment], host: &mut dyn Host) -> Result<(String, Vec<Range<usize>>)> {
         let spoken: Vec<&str> =
             segments.iter().map(|segment| segment.text.as_str()).filter(|text| !text.is_empty()).collect();
         let text = join_segments(&spoken);
         let Some(punctuation) = &self.punctuation else { return Ok((text, Vec::new())) };
-        let Punctuated { text, mut marks, .. } = punctuation.punctuate(&text)?;
+        let Punctuated { text, mut marks, .. } = host.punctuate(punctuation, &text)?;
         marks.retain(|mark| !mark.is_empty());
         Ok(if self.recognizer.is_english() { english(&text, &marks) } else { (text, marks) })
     }
@@ -217,6 +235,10 @@ impl<P: FnMut(u64)> Host for Alone<'_, P> {
             }
         }
         Ok(results)
+    }
+
+    fn punctuate(&mut self, model: &PunctuationModel, text: &str) -> Result<Punctuated> {
+        model.punctuate(text)
     }
 }
 

@@ -1,18 +1,24 @@
 //! Plain text -> punctuated text.
 
+use std::iter::repeat;
+
 use candle_core::{D, Tensor};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::batch::{self, confined, only};
 use super::open_tokens;
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::models::ct_transformer::{Class, Config, CtTransformer};
 use crate::nn::Lengths;
 use crate::punctuation::realtime::{Cache, Continuation};
-use crate::punctuation::{self, Punctuated, Punctuator};
+use crate::punctuation::{self, Labelling, Punctuated, Punctuator, Window};
 use crate::text::segment::Segmenter;
 use crate::weights::ModelFiles;
 
+/// Words of a padded batch on the CPU.
+const CPU_WORDS: usize = 128;
 /// jieba's main dictionary: 5 MB, so it is not compiled in, and the one that FunASR 1.4.16 runs with.
 const JIEBA_DICT: &str = "dict.txt";
 const JIEBA_DICT_SHA256: [u8; 32] = [
@@ -65,7 +71,9 @@ impl PunctuationModel {
     /// # Errors
     /// [`crate::Error::Inference`], with the op that failed.
     pub fn punctuate(&self, text: &str) -> Result<Punctuated> {
-        self.punctuator.punctuate(text, |ids| self.labels(ids, 0))
+        let mut text = self.open(text);
+        only(self.label_each(&mut [&mut text]))??;
+        Ok(self.close(&text))
     }
 
     /// Whether it is for text that goes on.
@@ -78,32 +86,114 @@ impl PunctuationModel {
     /// # Errors
     /// [`Error::Unsupported`] if the model is for whole texts, else as [`PunctuationModel::punctuate`].
     pub fn punctuate_next(&self, cache: &mut Cache, text: &str) -> Result<Continuation> {
+        let mut text = self.open_next(cache, text)?;
+        only(self.label_each(&mut [&mut text]))??;
+        Ok(self.close_next(cache, &text))
+    }
+
+    /// A whole text whose labels are to be found: [`PunctuationModel::label_each`], then [`PunctuationModel::close`].
+    pub fn open(&self, text: &str) -> Labelling {
+        self.punctuator.open(text)
+    }
+
+    /// The next piece of a text, likewise, for [`PunctuationModel::close_next`].
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the model is for whole texts.
+    pub fn open_next(&self, cache: &Cache, text: &str) -> Result<Labelling> {
         if !self.is_realtime() {
             return Err(Error::Unsupported(format!(
                 "{}: a CTTransformer punctuates whole texts; for text that goes on a CTTransformerStreaming is needed",
                 self.origin
             )));
         }
-        self.punctuator.punctuate_next(cache, text, |ids, known| self.labels(ids, known))
+        Ok(self.punctuator.open_next(cache, text))
     }
 
-    fn labels(&self, ids: &[u32], known: usize) -> Result<Vec<u32>> {
-        Ok(self.logits(ids, known)?.argmax(D::Minus1)?.to_vec1()?)
+    /// A whole text with its marks.
+    pub fn close(&self, text: &Labelling) -> Punctuated {
+        self.punctuator.close(text)
+    }
+
+    /// The next piece of a text with its marks.
+    pub fn close_next(&self, cache: &mut Cache, text: &Labelling) -> Continuation {
+        self.punctuator.close_next(cache, text)
+    }
+
+    /// Finds all labels of several texts, their windows batched.
+    ///
+    /// # Errors
+    /// Of each text: as [`PunctuationModel::punctuate`]. The others are as if they had been without it.
+    pub fn label_each(&self, texts: &mut [&mut Labelling]) -> Vec<Result<()>> {
+        let mut results: Vec<Result<()>> = texts.iter().map(|_| Ok(())).collect();
+        loop {
+            let pairs = texts.iter_mut().zip(&mut results);
+            let going = pairs.filter(|(text, result)| text.window().is_some() && result.is_ok());
+            let (mut going, results): (Vec<&mut Labelling>, Vec<&mut Result<()>>) =
+                going.map(|(text, result)| (&mut **text, result)).unzip();
+            if going.is_empty() {
+                break;
+            }
+            results.into_iter().zip(self.step_each(&mut going)).for_each(|(result, step)| *result = step);
+        }
+        results
+    }
+
+    /// Labels the window of each text, batched: one step of [`PunctuationModel::label_each`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step_each(&self, texts: &mut [&mut Labelling]) -> Vec<Result<()>> {
+        let labels = confined(texts, &|texts: &mut [&mut Labelling]| {
+            self.labels(&texts.iter().map(|text| text.window()).collect::<Vec<_>>())
+        });
+        texts.iter_mut().zip(labels).map(|(text, labels)| self.punctuator.label(text, labels?)).collect()
+    }
+
+    /// The labels of each window; of none, none.
+    fn labels(&self, windows: &[Option<Window>]) -> Result<Vec<Vec<u32>>> {
+        let lengths: Vec<usize> = windows.iter().map(|window| window.map_or(0, |w| w.ids.len())).collect();
+        let groups = batch::bucket(&lengths, self.batch_words()).into_par_iter();
+        let labelled = groups.map(|group| {
+            let (places, windows): (Vec<usize>, Vec<Window>) =
+                group.into_iter().filter_map(|i| Some((i, windows[i]?))).unzip();
+            if places.is_empty() {
+                return Ok(Vec::new());
+            }
+            let labels: Vec<Vec<u32>> = self.logits(&windows)?.argmax(D::Minus1)?.to_vec2()?;
+            Ok(places.into_iter().zip(labels).collect())
+        });
+        let mut results = vec![Vec::new(); windows.len()];
+        for (i, mut labels) in labelled.collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+            labels.truncate(lengths[i]);
+            results[i] = labels;
+        }
+        Ok(results)
+    }
+
+    /// Words of one padded batch: on the CPU no more than keep a core busy.
+    fn batch_words(&self) -> usize {
+        if self.compute.device.is_cpu() { CPU_WORDS } else { usize::MAX }
     }
 
     /// Ids of the words of `text`.
     pub fn word_ids(&self, text: &str) -> Vec<u32> {
-        self.punctuator.word_ids(text)
+        self.open(text).ids().to_vec()
     }
 
-    /// `punc_logits [T, labels]` of one window of word ids. A real-time model sees the words from `known` on as new; the
-    /// others make no difference.
+    /// `punc_logits [B, T, labels]` of windows, T words in the longest.
     ///
     /// # Errors
     /// As [`PunctuationModel::punctuate`].
-    pub fn logits(&self, ids: &[u32], known: usize) -> Result<Tensor> {
-        let words = Tensor::new(ids, &self.compute.device)?.unsqueeze(0)?;
-        Ok(self.model.forward(&words, &Lengths::full(1, ids.len()), &[known])?.squeeze(0)?)
+    pub fn logits(&self, windows: &[Window]) -> Result<Tensor> {
+        let lengths = Lengths::new(windows.iter().map(|window| window.ids.len()).collect::<Vec<_>>());
+        let padding = repeat(&0);
+        let padded =
+            windows.iter().flat_map(|window| window.ids.iter().chain(padding.clone()).take(lengths.max()));
+        let ids: Vec<u32> = padded.copied().collect();
+        let ids = Tensor::from_vec(ids, (windows.len(), lengths.max()), &self.compute.device)?;
+        let known: Vec<usize> = windows.iter().map(|window| window.known).collect();
+        Ok(self.model.forward(&ids, &lengths, &known)?)
     }
 }
 

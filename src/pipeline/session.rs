@@ -10,24 +10,21 @@
 //! network steps batched. What a session says depends neither on how its audio was cut into pushes nor on the others.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::batch::confined;
+use super::corrector::{Corrector, Draft};
 use super::held::Held;
 use super::{
-    Correction, DetectorStream, Message, OnlineRecognizer, OnlineStream, Pass, PunctuationModel, Push,
-    Recognition, Recognizer, Request, StreamOptions, Tags, Utterance, VoiceDetector,
+    Correction, DetectorStream, Message, OnlineRecognizer, OnlineStream, Pass, Push, Recognition, Request,
+    StreamOptions, Utterance, VoiceDetector,
 };
 use crate::error::{Error, Result, catch};
 use crate::punctuation::realtime::Cache;
 use crate::text::Token;
-use crate::text::itn::Itn;
 use crate::text::join::PartialJoin;
-use crate::text::marks::{english, marks};
-use crate::text::sentences::sentences;
 use crate::vad::{EndSilence, Event};
 
 /// Audio is heard in units of this length, so that results do not depend on how it was pushed.
@@ -41,62 +38,6 @@ pub struct RealTime {
     online: OnlineRecognizer,
     detector: Option<Arc<VoiceDetector>>,
     corrector: Option<Corrector>,
-}
-
-/// The second pass.
-#[derive(Debug)]
-pub struct Corrector {
-    /// Offline recognition of whole segments.
-    pub recognizer: Arc<Recognizer>,
-    /// Punctuation of what it recognises, real-time or offline.
-    pub punctuation: Option<Arc<PunctuationModel>>,
-    /// Rules that write digits where a request asks for them and the recogniser does not write them itself.
-    pub itn: Option<Arc<Itn>>,
-}
-
-impl Corrector {
-    /// The correction of a segment: punctuated, written, cut into sentences. `last` closes the text.
-    fn correct(
-        &self,
-        cache: &mut Cache,
-        mut spoken: Recognition,
-        request: &Request,
-        last: bool,
-    ) -> Result<(String, Correction)> {
-        let (mut text, mut marks) = self.punctuate(cache, &spoken, last)?;
-        marks.retain(|mark| !mark.is_empty());
-        if self.recognizer.is_english() {
-            (text, marks) = english(&text, &marks);
-        }
-        let mut spoken_text = None;
-        if let Some(itn) = self.itn.as_deref().filter(|_| request.itn && !self.recognizer.normalizes()) {
-            spoken_text = Some(text.clone());
-            itn.rewrite(&mut [(&mut spoken.joined.text, &mut spoken.joined.words)], &mut text, &mut marks);
-        }
-        let words = spoken.joined.words;
-        let sentences = sentences(&words, &text, &marks);
-        let tags = spoken.tagging.map_or_else(Tags::default, |tagging| tagging.tags.into());
-        Ok((text, Correction { words, sentences, tags, spoken_text, ..Correction::default() }))
-    }
-
-    /// The text of a segment with punctuation, and where its marks stand.
-    fn punctuate(
-        &self,
-        cache: &mut Cache,
-        spoken: &Recognition,
-        last: bool,
-    ) -> Result<(String, Vec<Range<usize>>)> {
-        let text = &spoken.joined.text;
-        let Some(punctuation) = self.punctuation.as_ref().filter(|_| !spoken.is_punctuated()) else {
-            return Ok((text.clone(), marks(text)));
-        };
-        if !punctuation.is_realtime() {
-            let punctuated = punctuation.punctuate(text)?;
-            return Ok((punctuated.text, punctuated.marks));
-        }
-        let next = punctuation.punctuate_next(cache, text)?;
-        Ok(if last { next.closed() } else { next.so_far() })
-    }
 }
 
 /// Choices of one session.
@@ -303,12 +244,22 @@ impl RealTime {
                 .collect();
             corrector.recognizer.recognize(&utterances)
         });
-        for ((session, segment), recognition) in due.iter_mut().zip(recognitions) {
-            let said = recognition
-                .and_then(|recognition| catch(|| session.say_correction(corrector, segment, recognition)));
+        let any = !due.is_empty();
+        let mut drafts: Vec<(&mut Session, Segment, Draft)> = Vec::new();
+        for ((session, segment), recognition) in due.into_iter().zip(recognitions) {
+            let draft = recognition.and_then(|recognition| session.draft(corrector, &segment, recognition));
+            if let Some(draft) = session.unless_failed(draft) {
+                drafts.push((session, segment, draft));
+            }
+        }
+        let labelled =
+            corrector.label_each(&mut drafts.iter_mut().map(|(_, _, draft)| draft).collect::<Vec<_>>());
+        for ((session, segment, draft), labelled) in drafts.into_iter().zip(labelled) {
+            let said =
+                labelled.and_then(|()| catch(|| Ok(session.say_correction(corrector, &segment, draft))));
             session.unless_failed(said);
         }
-        !due.is_empty()
+        any
     }
 }
 
@@ -563,19 +514,16 @@ impl Session {
         }
     }
 
-    fn say_correction(
-        &mut self,
-        corrector: &Corrector,
-        segment: &Segment,
-        recognition: Recognition,
-    ) -> Result<()> {
-        let (beg_ms, end_ms) = (segment.beg_ms, segment.end_ms);
-        let spoken = recognition.within(beg_ms, end_ms);
-        let (text, correction) = corrector.correct(&mut self.cache, spoken, &self.request, segment.last)?;
-        self.say(text, Pass::Corrected(Correction { start_ms: beg_ms, end_ms, ..correction }));
+    fn draft(&self, corrector: &Corrector, segment: &Segment, recognition: Recognition) -> Result<Draft> {
+        catch(|| corrector.open(&self.cache, recognition.within(segment.beg_ms, segment.end_ms)))
+    }
+
+    fn say_correction(&mut self, corrector: &Corrector, segment: &Segment, draft: Draft) {
+        let (start_ms, end_ms) = (segment.beg_ms, segment.end_ms);
+        let (text, correction) = corrector.close(&mut self.cache, draft, &self.request, segment.last);
+        self.say(text, Pass::Corrected(Correction { start_ms, end_ms, ..correction }));
         self.sentence = Sentence { index: self.sentence.index + 1, ..Sentence::default() };
         self.partial.restart();
-        Ok(())
     }
 
     fn say(&mut self, text: String, pass: Pass) {

@@ -2,10 +2,9 @@
 //! The words of the sentence that is still open come again with each call, so a mark between two calls is decided
 //! when the words after it are known.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{Mark, Punctuator, split_words};
+use super::{Labelling, Mark, Punctuator, Window, split_words};
 use crate::Result;
 
 /// Most words that are kept for the next call; each call reads them again, in windows that grow by a group, so time is
@@ -62,10 +61,8 @@ impl Continuation {
 }
 
 impl Punctuator {
-    /// Punctuates the next piece of a text whose open sentence is in `cache`. `label` is the network, as for
-    /// [`Punctuator::punctuate`]; it also gets the number of words that were cached, its VAD index, which FunASR leaves
-    /// the same for all windows of a call. Words are those of [`split_words`]. Marks are written as they stand in
-    /// `punc_list`, after ASCII words too, and no letter is raised.
+    /// Punctuates the next piece of a text whose open sentence is in `cache`. `network` labels a window. Words are those of
+    /// [`split_words`]. Marks are written as they stand in `punc_list`, after ASCII words too, and no letter is raised.
     ///
     /// Blank text needs no call, gives an empty result and leaves the cache as it is, as does an error; FunASR fails on
     /// it. A last word that itself ends in a mark keeps it, where FunASR cuts it off.
@@ -76,26 +73,39 @@ impl Punctuator {
         &self,
         cache: &mut Cache,
         text: &str,
-        mut label: impl FnMut(&[u32], usize) -> Result<Vec<u32>>,
+        network: impl FnMut(Window) -> Result<Vec<u32>>,
     ) -> Result<Continuation> {
+        let mut text = self.open_next(cache, text);
+        self.label_all(&mut text, network)?;
+        Ok(self.close_next(cache, &text))
+    }
+
+    /// The next piece of a text, with the open sentence in `cache`, before its first window: for [`Punctuator::label`] and
+    /// then [`Punctuator::close_next`].
+    pub fn open_next(&self, cache: &Cache, text: &str) -> Labelling {
         let new = split_words(text);
         if new.is_empty() {
-            return Ok(Continuation::default());
+            return Labelling::default();
         }
         let known = cache.words.len();
-        let cached = cache.words.iter().map(String::as_str);
-        let words: Vec<Cow<str>> = cached.chain(new).map(Cow::Borrowed).collect();
-        let mut labels = Vec::with_capacity(words.len());
-        self.label(&self.ids(&words), |ids| label(ids, known), |_, ready| labels.extend_from_slice(ready))?;
-        let continuation = self.continuation(&words, &labels, known);
-        let open = self.last(&labels, Mark::ends_sentence).map_or(0, |end| end + 1);
+        let words = cache.words.iter().cloned().chain(new.into_iter().map(str::to_owned));
+        self.labelling(words.collect(), known)
+    }
+
+    /// What [`Punctuator::punctuate_next`] gives, once the labels of all words are known.
+    pub fn close_next(&self, cache: &mut Cache, text: &Labelling) -> Continuation {
+        let Labelling { words, labels, known, .. } = text;
+        if words.is_empty() {
+            return Continuation::default();
+        }
+        let open = self.last(labels, Mark::ends_sentence).map_or(0, |end| end + 1);
         let open = open.max(words.len().saturating_sub(MAX_CACHED_WORDS));
-        cache.words = words[open..].iter().map(|word| word.clone().into_owned()).collect();
-        Ok(continuation)
+        cache.words = words[open..].to_vec();
+        self.continuation(words, labels, *known)
     }
 
     /// The text of the words from `known` on.
-    fn continuation(&self, words: &[Cow<str>], labels: &[u32], known: usize) -> Continuation {
+    fn continuation(&self, words: &[String], labels: &[u32], known: usize) -> Continuation {
         let mark = |i: usize| self.marks[labels[i] as usize].text.as_str();
         let mut out = Continuation::default();
         if known > 0 {

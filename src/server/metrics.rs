@@ -120,6 +120,11 @@ impl Page {
             stats.file_seconds.sum() / audio.max(1e-3),
         );
         self.histogram("recording_batch_size", "segments in a batch", &stats.file_batches);
+        self.histogram(
+            "punctuation_batch_size",
+            "texts of recordings whose words were labelled together",
+            &stats.punctuation_batches,
+        );
         self.gauge("sessions", "live sessions", &stats.sessions);
         self.counter("sessions_total", "live sessions opened", &stats.sessions_opened);
         self.counter("sessions_failed_total", "live sessions that failed", &stats.sessions_failed);

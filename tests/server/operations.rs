@@ -1,7 +1,7 @@
 //! Keys, TLS, limits, metrics, shutdown.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use super::*;
 
@@ -147,28 +147,74 @@ async fn a_shutdown_finishes_what_was_begun() {
     desk.close().await;
 }
 
+/// The program, listening on a port of its own.
+struct Program {
+    child: Child,
+    address: String,
+    /// What it said before it was ready.
+    told: Vec<String>,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Program {
+    fn serve(args: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_funasr-candle"))
+            .args(["serve", "--offline", "--listen-ip", "127.0.0.1", "--port", "0"])
+            .args(args)
+            .env("FUNASR_CANDLE_HOME", home.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut told = Vec::new();
+        loop {
+            let line = lines.next().expect("it says where it listens").unwrap();
+            if let Some(address) = line.strip_prefix("listening on ") {
+                let address = address.to_owned();
+                return Self { child, address, told, lines };
+            }
+            told.push(line);
+        }
+    }
+
+    fn terminate(&self) {
+        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+    }
+}
+
+/// A start script of FunASR's server for recordings, with clients that send nothing but audio.
+#[cfg(feature = "embedded-itn")]
+#[tokio::test(flavor = "multi_thread")]
+async fn start_scripts_of_funasr_write_digits() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+    let digits = ["--model-dir", demo, "--itn-dir", "thuduj12/fst_itn_zh"];
+    for (args, expected) in [
+        (&digits[..], "公司有2196名员工。"),
+        (&["--model-dir", demo, "--itn-dir", ""], "公司有二千一百九十六名员工。"),
+        (&["--model-dir", demo, "--itn", "off"], "公司有二千一百九十六名员工。"),
+        (&["--mode", "offline"], "公司有二千一百九十六名员工。"),
+    ] {
+        let mut program = Program::serve(args);
+        let mut client =
+            Client::connect(&format!("ws://{}/", program.address), &Access::default()).await.unwrap();
+        client.sender.audio(&pcm("short_02")).await.unwrap();
+        client.sender.finish().await.unwrap();
+        assert_eq!(replies(&mut client).await.last().unwrap().text, expected, "{args:?}");
+        drop(client);
+        program.terminate();
+        assert!(program.child.wait().unwrap().success());
+    }
+}
+
 /// The program itself: flags, the line that says it is ready, SIGTERM under load.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_ends_gracefully() {
-    let home = tempfile::tempdir().unwrap();
-    let mut program = Command::new(env!("CARGO_BIN_EXE_funasr-candle"))
-        .args(["serve", "--offline", "--listen-ip", "127.0.0.1", "--port", "0", "--decoder-thread-num", "2"])
-        .args(["--lm-dir", "damo/speech_ngram_lm", "--certfile", "0", "--quantize", "true"])
-        .env("FUNASR_CANDLE_HOME", home.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(program.stderr.take().unwrap()).lines();
-    let mut told = Vec::new();
-    let address = loop {
-        let line = lines.next().expect("it says where it listens").unwrap();
-        if let Some(address) = line.strip_prefix("listening on ") {
-            break address.to_owned();
-        }
-        told.push(line);
-    };
+    let flags = ["--decoder-thread-num", "2", "--lm-dir", "damo/speech_ngram_lm", "--certfile", "0"];
+    let program = Program::serve(&[&flags[..], &["--quantize", "true"]].concat());
+    let Program { address, told, .. } = &program;
     assert!(told.iter().any(|line| line.contains("--lm-dir has no effect")), "{told:?}");
-    let rest = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
     let url = format!("ws://{address}/");
     let clients = (0..6).map(|i| {
         let url = url.clone();
@@ -186,7 +232,7 @@ async fn the_program_ends_gracefully() {
     }
     // What has arrived is accepted.
     let arrived = || async {
-        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
@@ -195,13 +241,14 @@ async fn the_program_ends_gracefully() {
     while !arrived().await {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let mut kill = Command::new("kill").args(["-TERM", &program.id().to_string()]).spawn().unwrap();
+    program.terminate();
     for client in &mut accepted {
         assert_eq!(replies(client).await.last().unwrap().text, "把风扇关掉。");
     }
-    assert!(kill.wait().unwrap().success());
     drop(accepted);
-    let status = tokio::task::spawn_blocking(move || program.wait()).await.unwrap().unwrap();
+    let Program { mut child, lines, .. } = program;
+    let rest = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
+    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status} {:?}", rest.join());
 }
 
