@@ -9,7 +9,7 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmUninitOptions, PackedB
 use rten_tensor::NdTensorView;
 
 #[cfg(target_arch = "x86_64")]
-use crate::panels::{self, Finish, Int8Panels};
+use crate::panels::{self, Finish, Int8Panels, WideInt8Panels};
 use crate::{Activation, cpu, simd};
 
 /// Rows that one task quantises, multiplies and scales back while they are in its caches.
@@ -20,7 +20,8 @@ const MAX_INPUTS: usize = 1 << 15;
 const TOP: f32 = 255.0;
 /// Largest step of a weight.
 const LIMIT: f32 = 127.0;
-/// Largest sum of two neighbouring weights: 255 times that fits 16 bits, where x86 adds their products.
+
+/// Largest sum of two neighbouring steps that [`Int8Panels`] multiply exactly: 255 times that fits 16 bits.
 const PAIR_LIMIT: i32 = 128;
 
 /// [`crate::Linear`] where weights and activations are rounded to 8 bits and multiplied as integers.
@@ -37,9 +38,9 @@ pub struct LinearInt8<'a> {
 }
 
 /// A weight `[out, in]` rounded to 8 bits: `steps[j] * scales[j]` for output `j`.
-///
-/// Steps reach from -127 to 127, and inputs `2 i` and `2 i + 1` of an output have steps whose sum lies within 128: with
-/// these weights processors that add neighbouring products in 16 bits, and those that do not, give the same sums.
+/// Steps reach from -127 to 127. On x86 processors with AVX2 alone, which add the products of neighbours in 16 bits, scales are
+/// as large as those need: where weights are distributed evenly, up to twice as large. What was rounded elsewhere is multiplied
+/// exactly there, too, but more slowly.
 #[derive(Debug, Clone)]
 pub struct Rounded {
     /// `[out, in]`.
@@ -50,7 +51,7 @@ pub struct Rounded {
 }
 
 impl Rounded {
-    /// Rounds `weight [out, in]`, which is f32 on the CPU, with the smallest scales that the steps allow.
+    /// Rounds `weight [out, in]`, which is f32 on the CPU, with the smallest scales that this processor multiplies fast.
     ///
     /// # Errors
     /// A weight that is not finite, or more inputs than 32 bits can sum.
@@ -64,11 +65,12 @@ impl Rounded {
         let Storage::Cpu(storage) = &*storage else { bail!("linear_int8: a weight on another device") };
         let values = cpu::contiguous("linear_int8", storage, layout)?;
         let mut steps = vec![0i8; values.len()];
+        let pairs = adds_pairs();
         let rows = values.par_chunks_exact(inputs).zip(steps.par_chunks_exact_mut(inputs));
         let round = |(row, steps): (&[f32], &mut [i8])| {
             simd::dispatch(
                 #[inline(always)]
-                || round_weights(row, steps),
+                || round_weights(row, steps, pairs),
             )
         };
         let scales = rows.map(round).collect();
@@ -87,15 +89,8 @@ impl Rounded {
         if scales.iter().any(|scale| !scale.is_finite()) {
             bail!("linear_int8: a weight [{outputs}, {inputs}] holds values that are not finite");
         }
-        let largest = |row: &[i8]| {
-            simd::dispatch(
-                #[inline(always)]
-                || largest_pair(row),
-            )
-        };
-        let rounded = |row: &[i8]| largest(row) <= PAIR_LIMIT && !row.contains(&i8::MIN);
-        if !steps.par_chunks_exact(inputs).all(rounded) {
-            bail!("linear_int8: a weight [{outputs}, {inputs}] has steps that overflow");
+        if steps.par_chunks(1 << 16).any(|steps| steps.contains(&i8::MIN)) {
+            bail!("linear_int8: a weight [{outputs}, {inputs}] has steps beyond 127");
         }
         Ok(Self { steps, scales, inputs })
     }
@@ -118,9 +113,10 @@ impl Rounded {
     }
 }
 
-/// Steps of the weights of one output; their scale, which is not finite if one of them is not.
+/// Steps of the weights of one output, with `pairs` such that neighbours fit; their scale, which is not finite if one of them is
+/// not.
 #[inline(always)]
-fn round_weights(row: &[f32], steps: &mut [i8]) -> f32 {
+fn round_weights(row: &[f32], steps: &mut [i8], pairs: bool) -> f32 {
     let largest = row.iter().fold(0f32, |largest, v| largest.max(v.abs()));
     let mut scale = largest * (1.0 / LIMIT) + simd::sum(row, |v| v * 0.0);
     while scale.is_finite() {
@@ -130,8 +126,8 @@ fn round_weights(row: &[f32], steps: &mut [i8]) -> f32 {
             *step = ((v * inverse + 128.5) as i32 - 128) as i8;
         }
         match largest_pair(steps) {
-            sum if sum <= PAIR_LIMIT => break,
-            sum => scale *= sum as f32 / PAIR_LIMIT as f32,
+            sum if pairs && sum > PAIR_LIMIT => scale *= sum as f32 / PAIR_LIMIT as f32,
+            _ => break,
         }
     }
     scale
@@ -139,9 +135,21 @@ fn round_weights(row: &[f32], steps: &mut [i8]) -> f32 {
 
 /// What two neighbours come to at most, taken positive.
 #[inline(always)]
-fn largest_pair(steps: &[i8]) -> i32 {
-    let (pairs, _) = steps.as_chunks::<2>();
+fn largest_pair(row: &[i8]) -> i32 {
+    let (pairs, _) = row.as_chunks::<2>();
     pairs.iter().map(|[a, b]| (i32::from(*a) + i32::from(*b)).abs()).max().unwrap_or(0)
+}
+
+/// Whether all neighbours of `steps [out, in]` fit.
+#[cfg(target_arch = "x86_64")]
+fn fits_pairs(steps: &[i8], inputs: usize) -> bool {
+    let largest = |row: &[i8]| {
+        simd::dispatch(
+            #[inline(always)]
+            || largest_pair(row),
+        )
+    };
+    steps.par_chunks_exact(inputs).all(|row| largest(row) <= PAIR_LIMIT)
 }
 
 /// 1 / `scale`, or 0 where that is no number: values so small are zero.
@@ -167,6 +175,8 @@ struct Packed {
 enum Product {
     #[cfg(target_arch = "x86_64")]
     Panels(Int8Panels),
+    #[cfg(target_arch = "x86_64")]
+    Wide(WideInt8Panels),
     Prepacked(Prepacked),
 }
 
@@ -204,10 +214,12 @@ impl Int8Weight {
     }
 }
 
-/// `rten-gemm` multiplies with VNNI and NEON; where x86 has AVX2 alone, our product is faster.
-#[cfg(target_arch = "x86_64")]
-fn takes_panels(executor: &GemmExecutor<u8, i8, i32>) -> bool {
-    executor.may_saturate() && panels::supported()
+/// Whether this is an x86 processor with AVX2 alone, where our product is faster. `rten-gemm` multiplies with VNNI and NEON.
+fn adds_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Prepacked::executor().may_saturate() && panels::supported();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 impl LinearInt8<'_> {
@@ -298,24 +310,19 @@ impl Packed {
 
     /// Some rows. On success all of `y` is written.
     fn block(&self, x: &[f32], y: &mut [MaybeUninit<f32>], mut scaled: Scaled) -> Result<()> {
-        let stride = self.product.stride(self.inputs);
-        let mut steps = vec![0u8; x.len() / self.inputs * stride];
-        let rows = x.chunks_exact(self.inputs).zip(steps.chunks_exact_mut(stride));
-        let mut places = Vec::with_capacity(rows.len());
-        // A loop, since `collect` would not be inlined: it would be compiled for any processor.
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (x, steps) in rows {
-                    places.push(round_row(x, &mut steps[..x.len()]));
-                }
-            },
-        );
-        scaled.places = places;
         match &self.product {
             #[cfg(target_arch = "x86_64")]
-            Product::Panels(panels) => panels.multiply(&steps, y, &scaled),
+            Product::Panels(panels) => {
+                let steps: Vec<u8> = scaled.round(x, panels.stride());
+                panels.multiply(&steps, y, &scaled);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Product::Wide(panels) => {
+                let steps: Vec<i16> = scaled.round(x, panels.stride());
+                panels.multiply(&steps, y, &scaled);
+            }
             Product::Prepacked(weights) => {
+                let steps: Vec<u8> = scaled.round(x, self.inputs);
                 let sums = weights.multiply(&steps, as_integers(y))?;
                 let rows = sums.chunks_exact_mut(self.scales.len()).enumerate();
                 simd::dispatch(
@@ -331,22 +338,15 @@ impl Packed {
 impl Product {
     /// Lays out `steps [out, in]`.
     fn pack(steps: &[i8], inputs: usize) -> Self {
-        let executor = Prepacked::executor();
         #[cfg(target_arch = "x86_64")]
-        if takes_panels(&executor) {
-            return Self::Panels(Int8Panels::new(steps, inputs));
+        if adds_pairs() {
+            return match fits_pairs(steps, inputs) {
+                true => Self::Panels(Int8Panels::new(steps, inputs)),
+                false => Self::Wide(WideInt8Panels::new(steps, inputs)),
+            };
         }
         let view = NdTensorView::from_data([steps.len() / inputs, inputs], steps);
-        Self::Prepacked(Prepacked(executor.prepack_b(view.transposed())))
-    }
-
-    /// Bytes of a row of the other factor, of which `inputs` are used and the others zero.
-    fn stride(&self, inputs: usize) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Panels(panels) => panels.stride(),
-            Self::Prepacked(_) => inputs,
-        }
+        Self::Prepacked(Prepacked(Prepacked::executor().prepack_b(view.transposed())))
     }
 }
 
@@ -380,7 +380,7 @@ fn as_integers(place: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<i32>] {
 /// Steps of one row; their scale, which is NaN if a value is not finite, and the step that is zero.
 #[inline(always)]
 #[allow(unsafe_code)]
-fn round_row(x: &[f32], steps: &mut [u8]) -> (f32, i32) {
+fn round_row<T: From<u8>>(x: &[f32], steps: &mut [T]) -> (f32, i32) {
     let (low, high) = range(x);
     let step = 1.0 / TOP;
     let scale = (high * step - low * step) + simd::sum(x, |v| v * 0.0);
@@ -393,7 +393,7 @@ fn round_row(x: &[f32], steps: &mut [u8]) -> (f32, i32) {
         let y = if y > 0.0 { y } else { 0.0 };
         let y = if y < TOP { y } else { TOP };
         // SAFETY: a number from 0 to 255. A cast that looks at what does not fit is not made of vectors.
-        *step = unsafe { y.to_int_unchecked::<i32>() } as u8;
+        *step = T::from(unsafe { y.to_int_unchecked::<i32>() } as u8);
     }
     (scale, zero as i32)
 }
@@ -428,6 +428,24 @@ struct Scaled<'a> {
 impl<'a> Scaled<'a> {
     fn new(weight: &'a Packed, ending: &'a cpu::Ending, start: usize) -> Self {
         Self { weight, ending, start, places: Vec::new() }
+    }
+
+    /// Steps of the rows `x`, each row in `stride` numbers of which the last may be zeros. Keeps scales and zero points.
+    fn round<T: From<u8> + Clone>(&mut self, x: &[f32], stride: usize) -> Vec<T> {
+        let inputs = self.weight.inputs;
+        let mut steps = vec![T::from(0); x.len() / inputs * stride];
+        let rows = x.chunks_exact(inputs).zip(steps.chunks_exact_mut(stride));
+        self.places.reserve_exact(rows.len());
+        // A loop, since `extend` would not be inlined: it would be compiled for any processor.
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (x, steps) in rows {
+                    self.places.push(round_row(x, &mut steps[..x.len()]));
+                }
+            },
+        );
+        steps
     }
 
     /// The sums of a row -> the bits of its floats.
