@@ -118,7 +118,10 @@ impl Desk {
         let (source, target) = (repository("models").join(name), self.path(name));
         fs::create_dir_all(&target).unwrap();
         for file in ["config.json", "model.safetensors", "tokens.json"] {
-            fs::copy(source.join(file), target.join(file)).unwrap();
+            // Voice detection has no tokens.
+            if file != "tokens.json" || source.join(file).exists() {
+                fs::copy(source.join(file), target.join(file)).unwrap();
+            }
         }
         target
     }
@@ -671,13 +674,11 @@ fn convert_writes_a_model_directory() {
     funasr_directory(&desk);
     let line = desk.run(&["convert", "funasr", "out", "--origin", "me", "--licence", "MIT"]).ok();
     assert!(line.starts_with("out: CTTransformer with ") && line.lines().count() == 1, "{line}");
-    for dtype in ["f16", "bf16"] {
+    for dtype in ["f16", "bf16", "int8"] {
         desk.run(&["convert", "funasr", dtype, "--dtype", dtype]).ok();
         let size = |name: &str| fs::metadata(desk.path(name).join("model.safetensors")).unwrap().len();
         assert!(size(dtype) < size("out") * 6 / 10, "{dtype}");
     }
-    let outcome = desk.run(&["convert", "funasr", "int8", "--dtype", "int8"]);
-    assert!(outcome.stderr.contains("CTTransformer computes in f32 alone"), "{}", outcome.stderr);
     for model in ["out", "f16", "int8"] {
         assert_eq!(desk.run(&["punctuate", "--offline", "--model", model, SPOKEN]).ok(), WRITTEN, "{model}");
     }

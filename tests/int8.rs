@@ -4,7 +4,8 @@ use std::path::Path;
 
 use funasr_candle::audio::read_all;
 use funasr_candle::device::{Compute, DeviceName, Precision};
-use funasr_candle::pipeline::{Recognition, Recognizer, Request, Utterance};
+use funasr_candle::pipeline::{PunctuationModel, Recognition, Recognizer, Request, Utterance};
+use funasr_candle::punctuation::Window;
 use funasr_candle::weights::ModelFiles;
 
 use crate::regression::{REFERENCES, clip};
@@ -13,10 +14,15 @@ use crate::regression::{REFERENCES, clip};
 const SAME_TEXTS: usize = 19;
 /// Largest share of characters that may differ over all clips.
 const ERROR_RATE: f64 = 0.02;
+/// Share of words that must have the mark that f32 gives them.
+const SAME_MARKS: f64 = 0.99;
+
+fn files(model: &str) -> ModelFiles {
+    ModelFiles::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model)).unwrap()
+}
 
 fn load(model: &str, precision: Precision) -> Recognizer {
-    let files = ModelFiles::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model)).unwrap();
-    Recognizer::load(&files, &Compute::open(DeviceName::Cpu, precision).unwrap()).unwrap()
+    Recognizer::load(&files(model), &Compute::open(DeviceName::Cpu, precision).unwrap()).unwrap()
 }
 
 fn recognize(recognizer: &Recognizer, batch: &[Vec<f32>]) -> Vec<Recognition> {
@@ -65,6 +71,32 @@ fn texts_are_those_of_f32() {
         }
         assert!(same >= SAME_TEXTS, "{model}: only {same} texts of 21 are those of f32");
         assert!(errors as f64 <= ERROR_RATE * characters as f64, "{model}: {errors} errors in {characters}");
+    }
+}
+
+/// Of the texts that FunASR's marks are recorded for, in both kinds of model.
+#[test]
+fn marks_are_those_of_f32() {
+    let texts: Vec<&str> = REFERENCES.values().map(|reference| reference.whole.as_str()).collect();
+    for model in ["demo-punc", "demo-punc-realtime"] {
+        let [float, int8] = [Precision::F32, Precision::Int8].map(|precision| {
+            let (files, compute) = (files(model), Compute::open(DeviceName::Cpu, precision).unwrap());
+            PunctuationModel::load(&files, &compute).unwrap()
+        });
+        let (mut same, mut all) = (0, 0);
+        for text in &texts {
+            let [expected, got] = [&float, &int8].map(|model| model.punctuate(text).unwrap().labels);
+            assert_eq!(expected.len(), got.len());
+            same += expected.iter().zip(&got).filter(|(a, b)| a == b).count();
+            all += expected.len();
+        }
+        assert!(all > 400 && same as f64 >= SAME_MARKS * all as f64, "{model}: {same} labels of {all}");
+        let logits = |model: &PunctuationModel| {
+            let ids = model.word_ids(texts[0]);
+            let logits = model.logits(&[Window { ids: &ids, known: 0 }]).unwrap();
+            logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_ne!(logits(&float), logits(&int8), "{model} computes in 8 bits");
     }
 }
 

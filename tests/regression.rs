@@ -31,7 +31,8 @@ pub struct Reference {
     pub segments: Vec<[u64; 2]>,
     pub stream_200ms: Decisions,
     pub stream_200ms_800ms: Decisions,
-    whole: String,
+    /// The bare text of the clip taken in one piece.
+    pub whole: String,
     text: String,
 }
 

@@ -196,8 +196,8 @@ fn other_models_are_compared_with_themselves_in_f32() {
     assert!(last.ends_with("reference: ./demo itself on the CPU in f32, not FunASR"), "{table}");
     assert!(table.lines().any(|row| row.contains(" lfr ")), "{table}");
     // In the same format there is nothing to compare, and that is not called a pass.
-    desk.model("demo-punc");
-    for args in [&["--model", "./demo"][..], &["--model", "./demo-punc", "--dtype", "int8"]] {
+    desk.model("fsmn-vad");
+    for args in [&["--model", "./demo"][..], &["--model", "./fsmn-vad", "--dtype", "int8"]] {
         let outcome = selftest(&desk, args);
         let error = outcome.error();
         assert!(error.contains(args[1]) && error.contains("--recording"), "{error}");

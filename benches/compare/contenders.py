@@ -235,7 +235,7 @@ def cpu_seconds(pid):
 
 def our_pipeline(model, dtype, threads, binary):
     """A process a turn; a short recording goes before the one that counts. CPU time is that of all it does."""
-    options = ("--dtype", dtype, "--threads", threads, "--punc-model", model.punctuation.converted["f32"])
+    options = ("--dtype", dtype, "--threads", threads, "--punc-model", model.punctuation.converted[dtype])
     command = (binary, "transcribe", "--offline", "--format", "json", "--model", model.converted[dtype], *options)
 
     def run(work):

@@ -55,9 +55,7 @@ def make(name, work, binary):
         export_onnx(directory)
     if name == "vad":
         return Model(name, directory, {"f32": "fsmn-vad"})
-    # Punctuation has no 8 bits with us: `--dtype int8` rounds recognition models alone.
-    dtypes = ("f32", "int8") if name in ACOUSTIC else ("f32",)
-    return Model(name, directory, {dtype: convert(directory, work, binary, dtype) for dtype in dtypes})
+    return Model(name, directory, {dtype: convert(directory, work, binary, dtype) for dtype in ("f32", "int8")})
 
 
 def generate(work, name):

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use funasr_candle::device::{Compute, DeviceName, Precision};
-use funasr_candle::pipeline::{Network, OnlineRecognizer, Recognizer};
+use funasr_candle::pipeline::{Network, OnlineRecognizer, Recognizer, punctuator};
 use funasr_candle::weights::{ModelFiles, WEIGHTS_FILE};
 use funasr_candle::{Error, Result};
 use funasr_convert::{ConvertOptions, Dtype, convert};
@@ -75,6 +75,7 @@ fn round_weights(directory: &Path) -> Result<u64> {
     let compute = Compute::open(DeviceName::Cpu, Precision::Int8)?;
     match files.class()? {
         "ParaformerStreaming" => drop(OnlineRecognizer::load(&files, &compute)?),
+        "CTTransformer" | "CTTransformerStreaming" => drop(punctuator::load_network(&files, &compute)?),
         class if Network::CLASSES.contains(&class) => drop(Recognizer::load(&files, &compute)?),
         class => note(&format!("{class} computes in f32 alone: its weights stay as they are")),
     }

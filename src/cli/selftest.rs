@@ -159,8 +159,8 @@ impl Args {
 /// The format in which the model computes.
 fn precision(model: &Model, files: &ModelFiles, compute: &Compute) -> Precision {
     match model {
-        Model::Recognizer(_) | Model::Online(_) => files.compute(compute).precision(),
-        Model::Detector(_) | Model::Punctuation(_) => compute.in_floats().precision(),
+        Model::Detector(_) => compute.in_floats().precision(),
+        _ => files.compute(compute).precision(),
     }
 }
 

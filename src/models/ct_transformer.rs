@@ -95,7 +95,7 @@ impl CtTransformer {
             class,
             embed: vb.get((config.vocab_size, embed_unit), "embed.weight")?,
             encoder: SanmEncoder::load(embed_unit, &config.encoder_conf, vb.pp("encoder"))?,
-            decoder: Linear::load(att_unit, punc_list.len(), vb.pp("decoder"))?,
+            decoder: Linear::load_f32(att_unit, punc_list.len(), vb.pp("decoder"))?,
         })
     }
 

@@ -7,7 +7,7 @@ mod message;
 mod network;
 mod offline;
 mod online;
-mod punctuator;
+pub mod punctuator;
 mod recognizer;
 mod request;
 mod session;

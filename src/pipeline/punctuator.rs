@@ -41,10 +41,7 @@ impl PunctuationModel {
     /// # Errors
     /// Files that are incomplete or do not fit each other, naming the key, tensor or word.
     pub fn load(files: &ModelFiles, compute: &Compute) -> Result<Self> {
-        if files.class()? != "CTTransformerStreaming" {
-            files.expect_class("CTTransformer")?;
-        }
-        let config: Config = files.config(&["tokenizer", "tokenizer_conf"])?;
+        let (config, model) = load_network(files, compute)?;
         let (file, words) = open_tokens(files, config.vocab_size)?;
         let rules = punctuation::Config {
             punc_list: config.model_conf.punc_list.clone(),
@@ -57,12 +54,7 @@ impl PunctuationModel {
         {
             punctuator = punctuator.with_segmenter(segmenter);
         }
-        Ok(Self {
-            model: files.build(&compute.in_floats(), |vb| CtTransformer::load(&config, vb))?,
-            punctuator,
-            compute: compute.clone(),
-            origin: files.origin.clone(),
-        })
+        Ok(Self { model, punctuator, compute: files.compute(compute), origin: files.origin.clone() })
     }
 
     /// Punctuates `text`; time and memory are linear in its length. A real-time model gives the marks that it gives to
@@ -195,6 +187,19 @@ impl PunctuationModel {
         let known: Vec<usize> = windows.iter().map(|window| window.known).collect();
         Ok(self.model.forward(&ids, &lengths, &known)?)
     }
+}
+
+/// The network alone, with its configuration; its text needs more files.
+///
+/// # Errors
+/// As [`PunctuationModel::load`].
+pub fn load_network(files: &ModelFiles, compute: &Compute) -> Result<(Config, CtTransformer)> {
+    if files.class()? != "CTTransformerStreaming" {
+        files.expect_class("CTTransformer")?;
+    }
+    let config: Config = files.config(&["tokenizer", "tokenizer_conf"])?;
+    let network = files.build(compute, |vb| CtTransformer::load(&config, vb))?;
+    Ok((config, network))
 }
 
 /// The segmenter of a model with a user dictionary for jieba; jieba's own dictionary has to lie beside it.

@@ -255,8 +255,7 @@ impl RealTime {
         let labelled =
             corrector.label_each(&mut drafts.iter_mut().map(|(_, _, draft)| draft).collect::<Vec<_>>());
         for ((session, segment, draft), labelled) in drafts.into_iter().zip(labelled) {
-            let said =
-                labelled.and_then(|()| catch(|| Ok(session.say_correction(corrector, &segment, draft))));
+            let said = labelled.and_then(|()| session.say_correction(corrector, &segment, draft));
             session.unless_failed(said);
         }
         any
@@ -518,12 +517,14 @@ impl Session {
         catch(|| corrector.open(&self.cache, recognition.within(segment.beg_ms, segment.end_ms)))
     }
 
-    fn say_correction(&mut self, corrector: &Corrector, segment: &Segment, draft: Draft) {
+    fn say_correction(&mut self, corrector: &Corrector, segment: &Segment, draft: Draft) -> Result<()> {
         let (start_ms, end_ms) = (segment.beg_ms, segment.end_ms);
-        let (text, correction) = corrector.close(&mut self.cache, draft, &self.request, segment.last);
+        let close = || Ok(corrector.close(&mut self.cache, draft, &self.request, segment.last));
+        let (text, correction) = catch(close)?;
         self.say(text, Pass::Corrected(Correction { start_ms, end_ms, ..correction }));
         self.sentence = Sentence { index: self.sentence.index + 1, ..Sentence::default() };
         self.partial.restart();
+        Ok(())
     }
 
     fn say(&mut self, text: String, pass: Pass) {

@@ -157,6 +157,7 @@ struct Program {
 }
 
 impl Program {
+    #[expect(clippy::zombie_processes, reason = "the tests wait for its end")]
     fn serve(args: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_funasr-candle"))
