@@ -20,7 +20,6 @@ const MAX_INPUTS: usize = 1 << 15;
 const TOP: f32 = 255.0;
 /// Largest step of a weight.
 const LIMIT: f32 = 127.0;
-
 /// Largest sum of two neighbouring steps that [`Int8Panels`] multiply exactly: 255 times that fits 16 bits.
 const PAIR_LIMIT: i32 = 128;
 
@@ -38,6 +37,7 @@ pub struct LinearInt8<'a> {
 }
 
 /// A weight `[out, in]` rounded to 8 bits: `steps[j] * scales[j]` for output `j`.
+///
 /// Steps reach from -127 to 127. On x86 processors with AVX2 alone, which add the products of neighbours in 16 bits, scales are
 /// as large as those need: where weights are distributed evenly, up to twice as large. What was rounded elsewhere is multiplied
 /// exactly there, too, but more slowly.
@@ -125,9 +125,12 @@ fn round_weights(row: &[f32], steps: &mut [i8], pairs: bool) -> f32 {
             // Rounds down what is not negative, which is faster than to round.
             *step = ((v * inverse + 128.5) as i32 - 128) as i8;
         }
+        if !pairs {
+            break;
+        }
         match largest_pair(steps) {
-            sum if pairs && sum > PAIR_LIMIT => scale *= sum as f32 / PAIR_LIMIT as f32,
-            _ => break,
+            sum if sum <= PAIR_LIMIT => break,
+            sum => scale *= sum as f32 / PAIR_LIMIT as f32,
         }
     }
     scale
@@ -482,5 +485,31 @@ impl Finish for Scaled<'_> {
     #[inline(always)]
     fn finish<const N: usize>(&self, sums: [i32; N], row: usize, column: usize) -> [f32; N] {
         self.floats(sums, row, column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With pairs no two neighbours overflow, whatever the weights; without, the largest weight has the largest step.
+    #[test]
+    fn scales_are_enlarged_for_pairs_alone() {
+        let mut steps = [0i8; 6];
+        for row in [[0.5, 0.5, 0.1, -0.2, 0.0, 0.3], [-1.0, -0.9, -0.8, -1.0, 0.2, 0.1], [1.0; 6]] {
+            round_weights(&row, &mut steps, true);
+            assert!((126..=PAIR_LIMIT).contains(&largest_pair(&steps)), "{steps:?}");
+            round_weights(&row, &mut steps, false);
+            assert_eq!(steps.map(i8::unsigned_abs).into_iter().max(), Some(127), "{steps:?}");
+        }
+    }
+
+    /// What is rounded here takes the fast product.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn weights_that_were_rounded_here_are_not_widened() {
+        let weight = Tensor::ones((20, 33), DType::F32, &Device::Cpu).unwrap();
+        let Int8Weight(packed) = Int8Weight::quantize(&weight).unwrap();
+        assert!(!matches!(packed.product, Product::Wide(_)));
     }
 }

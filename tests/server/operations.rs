@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
+use tempfile::TempDir;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +156,8 @@ struct Program {
     /// What it said before it was ready.
     told: Vec<String>,
     lines: Lines<BufReader<ChildStderr>>,
+    /// Its models, as long as it runs.
+    _home: TempDir,
 }
 
 impl Program {
@@ -173,7 +177,7 @@ impl Program {
             let line = lines.next().expect("it says where it listens").unwrap();
             if let Some(address) = line.strip_prefix("listening on ") {
                 let address = address.to_owned();
-                return Self { child, address, told, lines };
+                return Self { child, address, told, lines, _home: home };
             }
             told.push(line);
         }

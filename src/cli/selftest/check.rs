@@ -50,7 +50,7 @@ pub struct Tolerance {
 /// That of the parity tests (`tests/golden.rs`); found here: up to 2.8e-5, at `speech`.
 const F32: f64 = 1e-3;
 /// What was found: 2.8e-2 with AVX2, 5.8e-2 with the scales that other processors take, both at `alphas` of `demo`.
-const INT8: f64 = 8e-2;
+const INT8: f64 = 6e-2;
 /// Three times what PyTorch's autocast to bf16 gives for these models on a CPU: 2.1e-2, at `vad_scores`. Ours, on the emulated
 /// GPU of `.ci/cuda`, gave 1.9e-2 there.
 const BF16: f64 = 6e-2;
