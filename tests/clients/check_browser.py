@@ -76,8 +76,13 @@ class Page:
     def downloaded(self, kind):
         self.find(f"[data-download={kind}]").click()
         folder = pathlib.Path(self.folder.name)
-        self.until(f"download {kind}", lambda: list(folder.glob(f"*.{kind}")))
-        return next(folder.glob(f"*.{kind}")).read_text(encoding="utf-8")
+
+        # Chromium takes the name with an empty file first, and moves the whole one there when it has it.
+        def whole():
+            return [file for file in folder.glob(f"*.{kind}") if file.stat().st_size]
+
+        self.until(f"download {kind}", whole)
+        return whole()[0].read_text(encoding="utf-8")
 
 
 def microphone(clip):
