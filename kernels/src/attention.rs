@@ -4,6 +4,7 @@
 //! padded queries give 0. The fast version reads the heads in place (no transposes, no copies), never looks at padding,
 //! and holds the scores of some queries at a time.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,11 +17,15 @@ use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
+#[cfg(target_arch = "x86_64")]
+use crate::panels::{self, Finish, FloatPanels};
 use crate::{Lengths, cpu, simd};
 
-/// Queries that are scored together, so that scores take room in proportion to the keys alone. Fewer would stay in a core's cache,
-/// but keys and values are laid out for the product anew each time: 96 took 5 % longer for 60 s of audio.
+/// Queries of a task. Fewer would not do: keys and values of a head are laid out for the products in each.
 const QUERIES: usize = 512;
+/// Queries whose scores stay in a core's cache from one product to the next.
+#[cfg(target_arch = "x86_64")]
+const SCORED: usize = 24;
 
 /// Which keys a query sees: the first ones, up to a number that depends on its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,14 +147,21 @@ impl CustomOp3 for Attention {
             attend([q, k, v].map(|x| head(x, b, column)), rows, width, seen)
         });
         let blocks: Vec<Vec<f32>> = attended.collect();
-        let mut y = vec![0f32; q.batch * q.time * q.width];
-        for (i, block) in blocks.iter().enumerate() {
-            let (b, column, first) = place(i);
-            for (t, row) in (first..).zip(block.chunks_exact(width)) {
-                let start = (b * q.time + t) * q.width + column;
-                y[start..start + width].copy_from_slice(row);
+        let y = cpu::filled([q.batch * q.time, q.width], QUERIES, |y, first| {
+            for (i, y) in (first..).zip(y.chunks_exact_mut(q.width)) {
+                let (b, part, row) = (i / q.time, i % q.time / QUERIES, i % q.time % QUERIES);
+                for (head, y) in y.chunks_exact_mut(width).enumerate() {
+                    let block = &blocks[(b * self.heads + head) * parts + part];
+                    match block.get(row * width..(row + 1) * width) {
+                        Some(attended) => {
+                            y.write_copy_of_slice(attended);
+                        }
+                        None => y.fill(MaybeUninit::new(0.0)),
+                    }
+                }
             }
-        }
+            Ok(())
+        })?;
         Ok((CpuStorage::F32(y), Shape::from((q.batch, q.time, q.width))))
     }
 
@@ -167,46 +179,104 @@ impl CustomOp3 for Attention {
     }
 }
 
-/// A matrix inside a larger one: its values from the first on, and the distance between rows.
-type Block<'a> = (&'a [f32], usize);
-
-fn head<'a>(rows: cpu::Rows<'a>, b: usize, column: usize) -> Block<'a> {
+fn head<'a>(rows: cpu::Rows<'a>, b: usize, column: usize) -> cpu::Block<'a> {
     let (values, stride) = rows.item(b);
     (values.get(column..).unwrap_or(&[]), stride)
 }
 
 /// Some queries of one head of one item: `[rows, width]`; a query sees the first `seen(row)` keys.
 fn attend(
-    [q, k, v]: [Block<'_>; 3],
+    [q, k, v]: [cpu::Block<'_>; 3],
     rows: Range<usize>,
     width: usize,
     seen: impl Fn(usize) -> usize,
 ) -> Vec<f32> {
-    let mut y = vec![0f32; rows.len() * width];
     let keys = rows.clone().map(&seen).max().unwrap_or(0);
     if keys == 0 {
-        return y;
+        return vec![0.0; rows.len() * width];
     }
-    let q = (&q.0[rows.start * q.1..], q.1);
-    let mut scores = vec![0f32; rows.len() * keys];
-    product(&mut scores, [rows.len(), keys, width], q, (k.0, 1, k.1), (width as f32).powf(-0.5));
+    let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, &seen);
+    #[cfg(target_arch = "x86_64")]
+    if panels::preferred() {
+        return attend_in_panels([q, k, v], rows, [keys, width], weigh);
+    }
+    attend_by_gemm([q, k, v], rows, [keys, width], weigh)
+}
+
+/// Makes weights of the scores of some queries, each of which sees the first `seen(row)` columns.
+fn weigh(rows: Range<usize>, scores: &mut [f32], seen: impl Fn(usize) -> usize) {
+    let columns = scores.len() / rows.len();
     simd::dispatch(
         #[inline(always)]
         || {
-            for (row, scores) in rows.clone().zip(scores.chunks_exact_mut(keys)) {
+            for (row, scores) in rows.zip(scores.chunks_exact_mut(columns)) {
                 let (scores, hidden) = scores.split_at_mut(seen(row));
                 softmax_row(scores);
                 hidden.fill(0.0);
             }
         },
     );
+}
+
+/// Keys and values are laid out as weights of linear layers are, and few queries at a time go through both products: the scores
+/// stay in the cache. There are columns behind those of the keys.
+#[cfg(target_arch = "x86_64")]
+fn attend_in_panels(
+    [q, k, v]: [cpu::Block<'_>; 3],
+    rows: Range<usize>,
+    [keys, width]: [usize; 2],
+    weigh: impl Fn(Range<usize>, &mut [f32]),
+) -> Vec<f32> {
+    let k = FloatPanels::from_rows(k, [keys, width]);
+    let v = FloatPanels::from_columns(v, [keys, width], k.outputs());
+    let scale = (width as f32).powf(-0.5);
+    let (mut queries, mut scores) = (Vec::new(), Vec::new());
+    let mut y = Vec::with_capacity(rows.len() * width);
+    for first in rows.clone().step_by(SCORED) {
+        let rows = first..rows.end.min(first + SCORED);
+        queries.clear();
+        rows.clone().for_each(|row| queries.extend_from_slice(&q.0[row * q.1..][..width]));
+        scores.clear();
+        k.multiply_into(&mut scores, &queries, &Times(scale));
+        weigh(rows, &mut scores);
+        v.multiply_into(&mut y, &scores, &Times(1.0));
+    }
+    y
+}
+
+/// Sums times a number.
+#[cfg(target_arch = "x86_64")]
+struct Times(f32);
+
+#[cfg(target_arch = "x86_64")]
+impl Finish for Times {
+    type Sum = f32;
+
+    #[inline(always)]
+    fn finish<const N: usize>(&self, sums: [f32; N], _: usize, _: usize) -> [f32; N] {
+        sums.map(|sum| sum * self.0)
+    }
+}
+
+/// The same with the products of another library, all queries at once.
+fn attend_by_gemm(
+    [q, k, v]: [cpu::Block<'_>; 3],
+    rows: Range<usize>,
+    [keys, width]: [usize; 2],
+    weigh: impl Fn(Range<usize>, &mut [f32]),
+) -> Vec<f32> {
+    let q = (&q.0[rows.start * q.1..], q.1);
+    let mut y = vec![0f32; rows.len() * width];
+    let mut scores = vec![0f32; rows.len() * keys];
+    product(&mut scores, [rows.len(), keys, width], q, (k.0, 1, k.1), (width as f32).powf(-0.5));
+    weigh(rows.clone(), &mut scores);
     product(&mut y, [rows.len(), width, keys], (&scores, keys), (v.0, v.1, 1), 1.0);
     y
 }
 
 #[inline(always)]
 fn softmax_row(row: &mut [f32]) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, |max, v| if v > max { v } else { max });
+    let max = simd::max(row);
     row.iter_mut().for_each(|v| *v = exp(*v - max));
     let scale = 1.0 / simd::sum(row, |v| v);
     row.iter_mut().for_each(|v| *v *= scale);
@@ -232,7 +302,7 @@ fn exp(x: f32) -> f32 {
 
 /// `y [m, n] = scale * a [m, k] * b [k, n]`; `b` comes with its row and column strides.
 #[allow(unsafe_code)]
-fn product(y: &mut [f32], [m, n, k]: [usize; 3], a: Block<'_>, b: (&[f32], usize, usize), scale: f32) {
+fn product(y: &mut [f32], [m, n, k]: [usize; 3], a: cpu::Block<'_>, b: (&[f32], usize, usize), scale: f32) {
     assert!(y.len() == m * n);
     assert!(a.0.len() > (m - 1) * a.1 + k - 1 && b.0.len() > (k - 1) * b.1 + (n - 1) * b.2);
     // SAFETY: the last element that each size and stride passed here addresses was asserted to exist.
@@ -258,5 +328,34 @@ fn product(y: &mut [f32], [m, n, k]: [usize; 3], a: Block<'_>, b: (&[f32], usize
             false,
             Parallelism::None,
         );
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    /// A processor takes one of the two; the tests of the op would pass over the other.
+    #[test]
+    fn both_ways_find_the_same() {
+        if !panels::supported() {
+            return;
+        }
+        for (queries, keys, width) in [(1, 1, 1), (7, 50, 16), (24, 16, 20), (25, 33, 3), (70, 100, 32)] {
+            let stride = width + 3;
+            let values = |rows: usize, seed: usize| -> Vec<f32> {
+                (0..rows * stride).map(|i| ((i * 7919 + seed) % 1013) as f32 / 500.0 - 1.0).collect()
+            };
+            let [q, k, v] = [values(queries, 1), values(keys, 2), values(keys, 3)];
+            let blocks = [&q, &k, &v].map(|x| (x.as_slice(), stride));
+            let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, |row| keys.min(row + 1));
+            let rows = 1.min(queries - 1)..queries;
+            let panels = attend_in_panels(blocks, rows.clone(), [keys, width], weigh);
+            let gemm = attend_by_gemm(blocks, rows.clone(), [keys, width], weigh);
+            assert_eq!((panels.len(), gemm.len()), (rows.len() * width, rows.len() * width));
+            for (a, b) in panels.iter().zip(&gemm) {
+                assert!((a - b).abs() < 1e-5, "{queries} queries, {keys} keys, {width} wide: {a} and {b}");
+            }
+        }
     }
 }

@@ -60,6 +60,9 @@ pub(crate) fn with_width(shape: &Shape, width: usize) -> Shape {
     Shape::from(dims)
 }
 
+/// A matrix inside a larger one: its values from the first on, and the distance between rows.
+pub(crate) type Block<'a> = (&'a [f32], usize);
+
 /// A `[B, T, D]` argument whose rows are contiguous, wherever they lie: a slice of a wider tensor is read in place.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
@@ -90,8 +93,8 @@ impl<'a> Rows<'a> {
         &self.values[start..start + self.width]
     }
 
-    /// All values from the first row of item `b` on, and the distance between its rows.
-    pub(crate) fn item(&self, b: usize) -> (&'a [f32], usize) {
+    /// The rows of item `b`.
+    pub(crate) fn item(&self, b: usize) -> Block<'a> {
         (&self.values[b * self.strides[0]..], self.strides[1])
     }
 }
@@ -132,7 +135,6 @@ impl Ending<'_> {
 
 /// `x [rows, inputs]` -> `[rows, outputs]`, a block of at most `most` rows after the other, on all threads. `work` gets the
 /// rows of a block, the place of their results and where in the whole it begins; on success all of it is written.
-#[allow(unsafe_code)]
 pub(crate) fn by_blocks(
     x: &[f32],
     [inputs, outputs]: [usize; 2],
@@ -140,14 +142,27 @@ pub(crate) fn by_blocks(
     work: impl Fn(&[f32], &mut [MaybeUninit<f32>], usize) -> Result<()> + Sync,
 ) -> Result<Vec<f32>> {
     let rows = x.len() / inputs;
-    let len = rows * outputs;
+    filled([rows, outputs], most, |y, first| {
+        let x = &x[first * inputs..][..y.len() / outputs * inputs];
+        work(x, y, first * outputs)
+    })
+}
+
+/// `[rows, width]`, a block of at most `most` rows after the other, on all threads. `work` gets the place of a block and its first
+/// row; on success all of the place is written.
+#[allow(unsafe_code)]
+pub(crate) fn filled(
+    [rows, width]: [usize; 2],
+    most: usize,
+    work: impl Fn(&mut [MaybeUninit<f32>], usize) -> Result<()> + Sync,
+) -> Result<Vec<f32>> {
+    let len = rows * width;
     let mut y: Vec<f32> = Vec::with_capacity(len);
     // As many for each thread, of one size: none waits while another does its last one.
     let count = rows.div_ceil(most).max(1).next_multiple_of(rayon::current_num_threads());
     let block = rows.div_ceil(count).max(1);
-    let places = y.spare_capacity_mut()[..len].par_chunks_mut(block * outputs);
-    let blocks = places.zip(x.par_chunks(block * inputs)).enumerate();
-    blocks.try_for_each(|(i, (y, x))| work(x, y, i * block * outputs))?;
+    let places = y.spare_capacity_mut()[..len].par_chunks_mut((block * width).max(1)).enumerate();
+    places.try_for_each(|(i, y)| work(y, i * block))?;
     // SAFETY: the blocks cover all `len` values, and `work` has written each of theirs.
     unsafe { y.set_len(len) };
     Ok(y)

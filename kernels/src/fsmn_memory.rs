@@ -5,10 +5,11 @@
 //! Zhang et al., "Deep-FSMN for Large Vocabulary Continuous Speech Recognition", 2018; FunASR
 //! `models/sanm/attention.py` (`forward_fsmn`) and `models/fsmn_vad_streaming/encoder.py` (`FSMNBlock`).
 
+use std::mem::MaybeUninit;
+
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -73,9 +74,10 @@ impl FsmnMemory {
         length: usize,
         row: impl Fn(usize) -> &'a [f32],
         taps: &'a [f32],
-        y: &mut [f32],
+        y: &mut [MaybeUninit<f32>],
     ) {
         if t >= length {
+            y.fill(MaybeUninit::new(0.0));
             return;
         }
         let width = y.len();
@@ -89,10 +91,10 @@ impl FsmnMemory {
         let (blocks, rest) = y.as_chunks_mut::<COLUMNS>();
         let whole = blocks.len() * COLUMNS;
         for (i, y) in blocks.iter_mut().enumerate() {
-            *y = columns(i * COLUMNS, here, terms());
+            *y = columns::<COLUMNS>(i * COLUMNS, here, terms()).map(MaybeUninit::new);
         }
         for (i, y) in rest.iter_mut().enumerate() {
-            [*y] = columns(whole + i, here, terms());
+            [*y] = columns::<1>(whole + i, here, terms()).map(MaybeUninit::new);
         }
     }
 }
@@ -136,21 +138,18 @@ impl CustomOp2 for FsmnMemory {
         }
         let taps = cpu::contiguous("fsmn-memory", taps, taps_layout)?;
         let time = rows.time - self.first;
-        let mut y = vec![0f32; rows.batch * time * width];
-        for (b, y) in y.chunks_mut((time * width).max(1)).enumerate() {
-            let length = self.lengths.items()[b];
-            y.par_chunks_mut(BLOCK_ROWS * width).enumerate().for_each(|(block, y)| {
-                let first = self.first + block * BLOCK_ROWS;
-                simd::dispatch(
-                    #[inline(always)]
-                    || {
-                        for (t, y) in y.chunks_mut(width).enumerate() {
-                            self.row(first + t, length, |s| rows.row(b, s), taps, y);
-                        }
-                    },
-                );
-            });
-        }
+        let y = cpu::filled([rows.batch * time, width], BLOCK_ROWS, |y, start| {
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for (i, y) in (start..).zip(y.chunks_exact_mut(width)) {
+                        let (b, t) = (i / time, self.first + i % time);
+                        self.row(t, self.lengths.items()[b], |s| rows.row(b, s), taps, y);
+                    }
+                },
+            );
+            Ok(())
+        })?;
         Ok((CpuStorage::F32(y), Shape::from((rows.batch, time, width))))
     }
 

@@ -3,10 +3,11 @@
 //! Candle's own fused version takes the variance as `E[x^2] - E[x]^2`, which loses all digits on near-constant
 //! rows; FunASR's eps of 1e-12 does not hide that (zero rows open every stream).
 
+use std::mem::MaybeUninit;
+
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -41,13 +42,13 @@ impl LayerNorm {
     }
 
     #[inline(always)]
-    fn row(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    fn row(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [MaybeUninit<f32>]) {
         let count = x.len() as f32;
         let mean = simd::sum(x, |v| v) / count;
         let variance = simd::sum(x, |v| (v - mean) * (v - mean)) / count;
         let scale = 1.0 / (variance + self.eps as f32).sqrt();
         for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-            *y = (x - mean) * scale * w + b;
+            y.write((x - mean) * scale * w + b);
         }
     }
 }
@@ -75,8 +76,7 @@ impl CustomOp3 for LayerNorm {
         let x = cpu::contiguous("layer-norm", x, x_layout)?;
         let weight = cpu::contiguous("layer-norm", weight, weight_layout)?;
         let bias = cpu::contiguous("layer-norm", bias, bias_layout)?;
-        let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(BLOCK_ROWS * width).zip(x.par_chunks(BLOCK_ROWS * width)).for_each(|(y, x)| {
+        let y = cpu::by_blocks(x, [width, width], BLOCK_ROWS, |x, y, _| {
             simd::dispatch(
                 #[inline(always)]
                 || {
@@ -85,7 +85,8 @@ impl CustomOp3 for LayerNorm {
                     }
                 },
             );
-        });
+            Ok(())
+        })?;
         Ok((CpuStorage::F32(y), shape.clone()))
     }
 

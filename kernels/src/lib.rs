@@ -37,4 +37,4 @@ pub use lengths::Lengths;
 pub use linear::{Activation, FloatWeight, Linear};
 pub use linear_int8::{Int8Weight, LinearInt8, Rounded};
 pub use lstm::Lstm;
-pub use threads::set_threads;
+pub use threads::{on_pool, set_threads};

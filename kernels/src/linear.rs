@@ -57,7 +57,11 @@ impl FloatWeight {
     /// Lays out `weight [out, in]`.
     pub fn new(weight: &Tensor) -> Result<Self> {
         #[cfg(target_arch = "x86_64")]
-        if cpu::is_f32_on_cpu(weight) && cpu::is_fast(weight) && takes_panels() && weight.elem_count() > 0 {
+        if cpu::is_f32_on_cpu(weight)
+            && cpu::is_fast(weight)
+            && panels::preferred()
+            && weight.elem_count() > 0
+        {
             let (outputs, inputs) = weight.dims2()?;
             let weight = weight.contiguous()?;
             let (storage, layout) = weight.storage_and_layout();
@@ -76,12 +80,6 @@ impl FloatWeight {
             Layout::Panels(_, dims) => *dims,
         }
     }
-}
-
-/// `gemm` is at the limit of processors with AVX-512, and slower than our product on those with AVX2 alone.
-#[cfg(target_arch = "x86_64")]
-fn takes_panels() -> bool {
-    panels::supported() && !is_x86_feature_detected!("avx512f")
 }
 
 impl Linear<'_> {

@@ -16,6 +16,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::cpu::Block;
+
 /// Outputs of a panel.
 const COLUMNS: usize = 16;
 /// Rows that share the weights they load, as many as have room in the registers.
@@ -52,6 +54,12 @@ pub(crate) fn supported() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
+/// Whether the product in f32 is the fastest here. `gemm` is at the limit of processors with AVX-512, and slower on those with AVX2
+/// alone.
+pub(crate) fn preferred() -> bool {
+    supported() && !is_x86_feature_detected!("avx512f")
+}
+
 impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
     /// Orders `weight [out, in]`.
     pub(crate) fn new(weight: &[T], inputs: usize) -> Self {
@@ -70,6 +78,11 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
             }
         });
         Self { groups, depth, outputs }
+    }
+
+    /// Values of a row of the product.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
     }
 
     /// Values of a row of the other factor; those behind its inputs are zero.
@@ -162,6 +175,49 @@ impl WideInt8Panels {
 }
 
 impl FloatPanels {
+    /// Orders `[out, in]` that lies in a larger matrix. Outputs are whole panels, zero behind those given.
+    pub(crate) fn from_rows((values, stride): Block<'_>, [outputs, inputs]: [usize; 2]) -> Self {
+        let panels = outputs.div_ceil(COLUMNS);
+        let mut groups = vec![[[0.0]; COLUMNS]; panels * inputs];
+        for output in 0..outputs {
+            let panel = &mut groups[output / COLUMNS * inputs..][..inputs];
+            for (group, &value) in panel.iter_mut().zip(&values[output * stride..]) {
+                group[output % COLUMNS] = [value];
+            }
+        }
+        Self { groups, depth: inputs, outputs: panels * COLUMNS }
+    }
+
+    /// Orders `[in, out]` that lies in a larger matrix, with zeros for inputs behind it up to `depth`.
+    pub(crate) fn from_columns(
+        (values, stride): Block<'_>,
+        [inputs, outputs]: [usize; 2],
+        depth: usize,
+    ) -> Self {
+        let mut groups = vec![[[0.0]; COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
+        for input in 0..inputs {
+            let (whole, rest) = values[input * stride..][..outputs].as_chunks::<COLUMNS>();
+            let mut places = groups[input..].iter_mut().step_by(depth);
+            for (values, place) in whole.iter().zip(places.by_ref()) {
+                *place = values.map(|value| [value]);
+            }
+            if let Some(place) = places.next() {
+                place.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
+            }
+        }
+        Self { groups, depth, outputs }
+    }
+
+    /// [`FloatPanels::multiply`], with the product behind what `y` holds.
+    #[allow(unsafe_code)]
+    pub(crate) fn multiply_into(&self, y: &mut Vec<f32>, rows: &[f32], finish: &impl Finish<Sum = f32>) {
+        let (start, len) = (y.len(), rows.len() / self.stride() * self.outputs);
+        y.reserve(len);
+        self.multiply(rows, &mut y.spare_capacity_mut()[..len], finish);
+        // SAFETY: the product has written all of these.
+        unsafe { y.set_len(start + len) };
+    }
+
     /// Rows `[rows, in]` -> all of `y [rows, out]`.
     ///
     /// # Panics

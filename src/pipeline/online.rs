@@ -1,5 +1,6 @@
 //! Samples that are still arriving -> tokens, chunk by chunk, for many streams at once.
 
+use funasr_kernels::on_pool;
 use rayon::prelude::*;
 
 use super::network::best;
@@ -128,7 +129,7 @@ impl OnlineRecognizer {
         let pieces: Vec<Piece> = streams.par_iter_mut().map(|stream| stream.next(&self.frontend)).collect();
         let chunks: Vec<Chunk> = pieces.iter().map(Piece::chunk).collect();
         let mut states: Vec<&mut State> = streams.iter_mut().map(|stream| &mut stream.state).collect();
-        let output = self.model.step(&mut states, &chunks)?;
+        let output = on_pool(|| self.model.step(&mut states, &chunks))?;
         let mut tokens = vec![Vec::new(); streams.len()];
         for (emissions, &i) in emissions(&output)?.iter().zip(&output.fired) {
             tokens[i] = self.read(&output, emissions, i, chunks[i].is_last(), &streams[i].options);

@@ -3,6 +3,7 @@
 use std::iter::repeat;
 
 use candle_core::{D, Tensor};
+use funasr_kernels::on_pool;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -156,7 +157,7 @@ impl PunctuationModel {
             Ok(places.into_iter().zip(labels).collect())
         });
         let mut results = vec![Vec::new(); windows.len()];
-        for (i, mut labels) in labelled.collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+        for (i, mut labels) in on_pool(|| labelled.collect::<Result<Vec<_>>>())?.into_iter().flatten() {
             labels.truncate(lengths[i]);
             results[i] = labels;
         }

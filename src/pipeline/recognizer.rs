@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
+use funasr_kernels::on_pool;
 use rayon::prelude::*;
 use serde::Deserialize;
 
@@ -251,7 +252,7 @@ impl Recognizer {
             Ok(group.into_iter().zip(read.collect::<Result<Vec<_>>>()?).collect::<Vec<_>>())
         });
         let mut results = vec![Recognition::default(); lengths.len()];
-        for (i, recognition) in read.collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+        for (i, recognition) in on_pool(|| read.collect::<Result<Vec<_>>>())?.into_iter().flatten() {
             results[i] = recognition;
         }
         Ok(results)

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use candle_core::{DType, Tensor};
+use funasr_kernels::on_pool;
 use rayon::prelude::*;
 
 use super::batch::{confined, only};
@@ -110,10 +111,11 @@ impl VoiceDetector {
         let batches = due.chunk_by_mut(|a, b| a.features.frames() == b.features.frames());
         let batches: Vec<&mut [&mut Heard]> =
             batches.flat_map(|same| same.chunks_mut(batch(same.len()))).collect();
-        batches.into_par_iter().for_each(|batch| {
+        let score = |batch: &mut [&mut Heard]| {
             let scores = confined(batch, &|batch: &mut [&mut Heard]| self.step(batch));
             batch.iter_mut().zip(scores).for_each(|(heard, scores)| heard.scores = scores);
-        });
+        };
+        on_pool(|| batches.into_par_iter().for_each(score));
         heard.into_iter().map(|heard| catch(|| heard?.decide(&self.start))).collect()
     }
 
