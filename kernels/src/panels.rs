@@ -7,10 +7,10 @@
 //! any weights, a sixth slower.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_broadcast_ss, _mm256_cvtepi8_epi16,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_storeu_ps,
-    _mm256_storeu_si256,
+    __m128i, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi32, _mm256_broadcast_ss,
+    _mm256_cvtepi8_epi16, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_setzero_si256,
+    _mm256_storeu_ps, _mm256_storeu_si256,
 };
 use std::mem::MaybeUninit;
 
@@ -23,6 +23,8 @@ const COLUMNS: usize = 16;
 /// Rows that share the weights they load, as many as have room in the registers.
 const ROWS: usize = 6;
 const INT8_ROWS: usize = 4;
+/// Groups by which weights are asked for before they are multiplied. They come from far: a model's do not fit a cache.
+const AHEAD: usize = 24;
 
 /// Weights `[in, out]`: for each 16 outputs, for each `GROUP` inputs, the weights of one output after the other. Zero where
 /// the last panel and group are not full.
@@ -258,6 +260,7 @@ fn int8_tile<const N: usize>(rows: &[u8], panel: &[[[i8; 4]; COLUMNS]]) -> [[i32
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
     for (i, group) in panel.iter().enumerate() {
+        ask_for(group);
         let weights = group.as_ptr().cast::<__m256i>();
         // SAFETY: a group is two vectors long, and these loads need no alignment.
         let weights: [_; 2] = std::array::from_fn(|half| unsafe { _mm256_loadu_si256(weights.add(half)) });
@@ -286,6 +289,7 @@ fn wide_int8_tile<const N: usize>(rows: &[i16], panel: &[[[i8; 2]; COLUMNS]]) ->
     assert!(rows.len() == N * stride);
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
     for (i, group) in panel.iter().enumerate() {
+        ask_for(group);
         let weights = group.as_ptr().cast::<__m128i>();
         let weights: [_; 2] = std::array::from_fn(|half| {
             // SAFETY: a group is two vectors of 16 bytes long, and these loads need no alignment.
@@ -304,6 +308,13 @@ fn wide_int8_tile<const N: usize>(rows: &[i16], panel: &[[[i8; 2]; COLUMNS]]) ->
         }
     }
     numbers(sums)
+}
+
+/// Lets the cache fetch what lies [`AHEAD`] groups behind this one, be it weights or not.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn ask_for<T>(group: &[T; COLUMNS]) {
+    _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(group).wrapping_add(AHEAD).cast());
 }
 
 /// Vectors as the numbers in them.
@@ -330,6 +341,7 @@ fn float_tile<const N: usize>(rows: &[f32], panel: &[[[f32; 1]; COLUMNS]]) -> [[
     assert!(rows.len() == N * stride);
     let mut sums = [[_mm256_setzero_ps(); 2]; N];
     for (i, group) in panel.iter().enumerate() {
+        ask_for(group);
         let weights = group.as_ptr().cast::<f32>();
         // SAFETY: a group is two vectors long, and these loads need no alignment.
         let weights: [_; 2] = std::array::from_fn(|half| unsafe { _mm256_loadu_ps(weights.add(8 * half)) });
