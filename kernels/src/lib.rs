@@ -14,6 +14,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod fsmn_memory;
+mod join_rows;
 mod layer_norm;
 mod lengths;
 mod linear;
@@ -32,6 +33,7 @@ pub use best::Best;
 pub use cif_sums::{CifSums, Firing};
 pub use cpu::take_references;
 pub use fsmn_memory::FsmnMemory;
+pub use join_rows::{Join, JoinRows};
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
 pub use linear::{Activation, FloatWeight, Linear};

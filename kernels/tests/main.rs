@@ -8,6 +8,7 @@ mod cif_sums;
 mod fsmn_memory;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod join_rows;
 mod layer_norm;
 mod lengths;
 mod linear;

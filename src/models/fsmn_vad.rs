@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{VarBuilder, ops::softmax_last_dim};
 use serde::Deserialize;
 
-use crate::nn::{FsmnBlock, FsmnBlockConfig, FsmnCache, Linear};
+use crate::nn::{FsmnBlockConfig, FsmnStack, History, Linear};
 
 /// Configuration, with FunASR's section names.
 #[derive(Debug, Clone, Deserialize)]
@@ -32,7 +32,7 @@ pub enum Class {
 /// Supported networks.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub enum EncoderClass {
-    /// A stack of [`FsmnBlock`].
+    /// An [`FsmnStack`].
     FSMN,
 }
 
@@ -72,17 +72,14 @@ fn yes() -> bool {
 }
 
 /// What one stream remembers: the memory of each block.
-#[derive(Debug, Clone)]
-pub struct State {
-    caches: Vec<FsmnCache>,
-}
+pub type State = History;
 
 /// The network.
 #[derive(Debug, Clone)]
 pub struct FsmnVad {
     in_linear1: Linear,
     in_linear2: Linear,
-    blocks: Vec<FsmnBlock>,
+    blocks: FsmnStack,
     out_linear1: Linear,
     out_linear2: Linear,
 }
@@ -107,9 +104,7 @@ impl FsmnVad {
         Ok(Self {
             in_linear1: linear(conf.input_dim, conf.input_affine_dim, "in_linear1")?,
             in_linear2: linear(conf.input_affine_dim, conf.linear_dim, "in_linear2")?,
-            blocks: (0..conf.fsmn_layers)
-                .map(|i| FsmnBlock::load(&block, vb.pp(format!("fsmn.{i}"))))
-                .collect::<Result<_>>()?,
+            blocks: FsmnStack::load(conf.fsmn_layers, &block, vb.clone())?,
             out_linear1: linear(conf.linear_dim, conf.output_affine_dim, "out_linear1")?,
             out_linear2: linear(conf.output_affine_dim, conf.output_dim, "out_linear2")?,
         })
@@ -117,19 +112,14 @@ impl FsmnVad {
 
     /// The state of a stream at its start.
     pub fn start(&self) -> Result<State> {
-        Ok(State { caches: self.blocks.iter().map(FsmnBlock::empty_cache).collect::<Result<_>>()? })
+        self.blocks.start()
     }
 
     /// The next chunk of each stream, `[B, T, input_dim]` of normalised features -> `vad_scores [B, T, output_dim]`. After
     /// an error the states are of no use.
     pub fn step(&self, states: &mut [State], speech: &Tensor) -> Result<Tensor> {
         let x = self.in_linear1.forward(speech)?;
-        let mut x = self.in_linear2.forward_relu(&x)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            let mut caches: Vec<FsmnCache> = states.iter().map(|state| state.caches[i].clone()).collect();
-            x = block.step(&x, &mut caches)?;
-            states.iter_mut().zip(caches).for_each(|(state, cache)| state.caches[i] = cache);
-        }
+        let x = self.blocks.step(&self.in_linear2.forward_relu(&x)?, states)?;
         softmax_last_dim(&self.out_linear2.forward(&self.out_linear1.forward(&x)?)?)
     }
 }

@@ -5,7 +5,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use funasr_kernels::FsmnMemory;
 
-use super::{Lengths, Linear};
+use super::history::{Histories, Join};
+use super::{History, Lengths, Linear};
 
 /// Shape of a block.
 #[derive(Debug, Clone)]
@@ -24,8 +25,55 @@ pub struct FsmnBlockConfig {
     pub rstride: usize,
 }
 
-/// The projected frames that the next chunk's memory of one item looks back on, `[1, (lorder - 1) * lstride, proj_dim]`.
-pub type FsmnCache = Tensor;
+impl FsmnBlockConfig {
+    /// Frames that a memory looks back on.
+    fn past(&self) -> usize {
+        self.lorder.saturating_sub(1) * self.lstride
+    }
+}
+
+/// Blocks one after the other. A stream remembers the projected frames that the next chunk's memories look back on,
+/// `[layers, (lorder - 1) * lstride, proj_dim]`.
+#[derive(Debug, Clone)]
+pub struct FsmnStack {
+    blocks: Vec<FsmnBlock>,
+    config: FsmnBlockConfig,
+}
+
+impl FsmnStack {
+    /// Loads `layers` blocks from `fsmn.*`.
+    pub fn load(layers: usize, config: &FsmnBlockConfig, vb: VarBuilder) -> Result<Self> {
+        let block = |i| FsmnBlock::load(config, vb.pp(format!("fsmn.{i}")));
+        Ok(Self { blocks: (0..layers).map(block).collect::<Result<_>>()?, config: config.clone() })
+    }
+
+    /// The blocks, for those who want to replace them one by one.
+    pub fn blocks(&self) -> &[FsmnBlock] {
+        &self.blocks
+    }
+
+    /// What a stream remembers before its first chunk: frames of zeros.
+    pub fn start(&self) -> Result<History> {
+        let Some(FsmnBlock { taps_left: like, .. }) = self.blocks.first() else {
+            return Ok(History::default());
+        };
+        History::zeros([self.blocks.len(), self.config.past(), self.config.proj_dim], like)
+    }
+
+    /// The next chunk of each stream, `[B, T, linear_dim]`; the memory of each moves on by T frames. The look-ahead ends with the
+    /// chunk.
+    pub fn step(&self, x: &Tensor, streams: &mut [History]) -> Result<Tensor> {
+        let (past, fresh) = (self.config.past(), x.dim(1)?);
+        let joins = vec![Join { lead: 0, fresh, trail: 0, keep: fresh..fresh + past }; streams.len()];
+        let mut histories = Histories::open(&streams.iter().collect::<Vec<_>>(), &joins, x)?;
+        let mut x = x.clone();
+        for block in &self.blocks {
+            x = block.step(&x, &mut histories)?;
+        }
+        streams.iter_mut().zip(histories.close()?).for_each(|(stream, history)| *stream = history);
+        Ok(x)
+    }
+}
 
 /// `relu(affine(memory(linear(x))))`.
 #[derive(Debug, Clone)]
@@ -57,35 +105,18 @@ impl FsmnBlock {
         })
     }
 
-    /// The cache of a stream before its first chunk.
-    pub fn empty_cache(&self) -> Result<FsmnCache> {
-        let frames = (self.config.lorder - 1) * self.config.lstride;
-        let like = &self.taps_left;
-        Tensor::zeros((1, frames, self.config.proj_dim), like.dtype(), like.device())
-    }
-
-    /// One chunk `[B, T, linear_dim]`; the cache of each item moves on by T frames. The look-ahead ends with the chunk.
-    pub fn step(&self, x: &Tensor, caches: &mut [FsmnCache]) -> Result<Tensor> {
+    fn step(&self, x: &Tensor, histories: &mut Histories) -> Result<Tensor> {
         let (batch, time, _) = x.dims3()?;
         let projected = self.linear.forward(x)?;
-        let past = (self.config.lorder - 1) * self.config.lstride;
-        let mut rows = Vec::with_capacity(2 * batch);
-        for (item, cache) in caches.iter().enumerate() {
-            rows.extend([cache.clone(), projected.narrow(0, item, 1)?]);
-        }
-        let history = Tensor::cat(&rows, 1)?.reshape((batch, past + time, self.config.proj_dim))?;
+        let past = self.config.past();
         let memory = FsmnMemory {
             offset: -(past as isize),
             dilation: self.config.lstride.max(1),
             skip: true,
             first: past,
-            lengths: Lengths::full(batch, past + time),
+            lengths: histories.lengths().clone(),
         };
-        let mut y = memory.forward(&history, &self.taps_left)?;
-        for (item, cache) in caches.iter_mut().enumerate() {
-            // A copy: a view would keep the rows of all items.
-            *cache = history.narrow(0, item, 1)?.narrow(1, time, past)?.force_contiguous()?;
-        }
+        let mut y = memory.forward(&histories.join(&projected)?, &self.taps_left)?;
         if let Some(taps) = &self.taps_right {
             let ahead = FsmnMemory {
                 offset: self.config.rstride as isize,

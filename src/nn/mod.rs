@@ -26,7 +26,7 @@ pub use cif::{Cif, CifConfig, CifOutput, CifPredictor};
 pub use cif_stream::{CifState, CifStep, Decided};
 pub use cif_v3::{CifPredictorV3, CifV3Config, UpsampleType};
 pub use feed_forward::{DecoderFeedForward, FeedForward};
-pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnCache};
+pub use fsmn::{FsmnBlock, FsmnBlockConfig, FsmnStack};
 pub use funasr_kernels::{Lengths, Visible};
 pub use history::History;
 pub use layer_norm::LayerNorm;

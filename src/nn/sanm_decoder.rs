@@ -390,7 +390,7 @@ impl SanmDecoder {
         let open = |past: fn(&DecoderState) -> &History, join: &dyn Fn(usize, &DecoderState) -> Join| {
             let histories: Vec<&History> = states.iter().map(|state| past(state)).collect();
             let joins: Vec<Join> = states.iter().enumerate().map(|(i, state)| join(i, state)).collect();
-            Histories::open(&histories, &joins, encoder_out.device())
+            Histories::open(&histories, &joins, encoder_out)
         };
         let memory = |left: usize| {
             move |i: usize, state: &DecoderState| state.join_memory(tokens.items()[i], self.kernel, left)
