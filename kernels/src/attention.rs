@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
 use crate::panels::{self, Finish, FloatPanels};
+use crate::softmax::softmax_row;
 use crate::{Lengths, cpu, simd};
 
 /// Queries of a task. Fewer would not do: keys and values of a head are laid out for the products in each.
@@ -272,32 +273,6 @@ fn attend_by_gemm(
     weigh(rows.clone(), &mut scores);
     product(&mut y, [rows.len(), width, keys], (&scores, keys), (v.0, v.1, 1), 1.0);
     y
-}
-
-#[inline(always)]
-fn softmax_row(row: &mut [f32]) {
-    let max = simd::max(row);
-    row.iter_mut().for_each(|v| *v = exp(*v - max));
-    let scale = 1.0 / simd::sum(row, |v| v);
-    row.iter_mut().for_each(|v| *v *= scale);
-}
-
-/// `e^x` for `x <= 0`, to 2 units in the last place, without a branch or a call: the loop over it vectorises. Below
-/// -87, where f32 ends, it is `e^-87`; NaN stays NaN.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    /// Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    // ln 2 in two parts, so that the remainder in [-0.35, 0.35] keeps its digits.
-    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
-    // The Taylor series has the digits of f32 on that interval with its term of seventh degree.
-    let series = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-    let value = series.into_iter().fold(1.0 / 5040.0, |sum, term| sum * r + term);
-    let exponent = (shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23;
-    value * f32::from_bits(exponent)
 }
 
 /// `y [m, n] = scale * a [m, k] * b [k, n]`; `b` comes with its row and column strides.

@@ -23,6 +23,7 @@ mod lstm;
 #[cfg(target_arch = "x86_64")]
 mod panels;
 mod simd;
+mod softmax;
 mod threads;
 
 #[cfg(feature = "cuda")]
@@ -39,4 +40,5 @@ pub use lengths::Lengths;
 pub use linear::{Activation, FloatWeight, Linear};
 pub use linear_int8::{Int8Weight, LinearInt8, Rounded};
 pub use lstm::Lstm;
+pub use softmax::Softmax;
 pub use threads::{on_pool, set_threads};

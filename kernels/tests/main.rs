@@ -14,6 +14,7 @@ mod lengths;
 mod linear;
 mod linear_int8;
 mod lstm;
+mod softmax;
 
 use candle_core::{Device, Result, Tensor};
 use funasr_kernels::Lengths;

@@ -5,7 +5,8 @@
 //! segments is decided in [`crate::vad`].
 
 use candle_core::{Result, Tensor};
-use candle_nn::{VarBuilder, ops::softmax_last_dim};
+use candle_nn::VarBuilder;
+use funasr_kernels::Softmax;
 use serde::Deserialize;
 
 use crate::nn::{FsmnBlockConfig, FsmnStack, History, Linear};
@@ -120,6 +121,6 @@ impl FsmnVad {
     pub fn step(&self, states: &mut [State], speech: &Tensor) -> Result<Tensor> {
         let x = self.in_linear1.forward(speech)?;
         let x = self.blocks.step(&self.in_linear2.forward_relu(&x)?, states)?;
-        softmax_last_dim(&self.out_linear2.forward(&self.out_linear1.forward(&x)?)?)
+        Softmax.forward(&self.out_linear2.forward(&self.out_linear1.forward(&x)?)?)
     }
 }

@@ -3,8 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use candle_nn::ops::softmax_last_dim;
-use funasr_kernels::{Attention, Visible};
+use funasr_kernels::{Attention, Softmax, Visible};
 use serde::Deserialize;
 
 use super::history::{Histories, Join};
@@ -130,7 +129,7 @@ impl CrossAttention {
         let head_width = width / self.heads;
         let split = |x: Tensor| x.reshape(((), self.heads, head_width))?.transpose(0, 1)?.contiguous();
         let q = (q * (head_width as f64).powf(-0.5))?;
-        softmax_last_dim(&split(q)?.matmul(&split(k)?.t()?)?)
+        Softmax.forward(&split(q)?.matmul(&split(k)?.t()?)?)
     }
 }
 
