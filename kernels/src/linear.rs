@@ -226,8 +226,8 @@ impl CustomOp2 for PanelLinear<'_> {
         bias: &CpuStorage,
         bias_layout: &candle_core::Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        /// Rows that one task multiplies: they stay in its second-level cache.
-        const BLOCK: usize = 96;
+        /// Rows that one task multiplies at most.
+        const BLOCK: usize = 512;
         let bias = cpu::contiguous("linear", bias, bias_layout)?;
         let (inputs, outputs) = (self.panels.stride(), bias.len());
         let shape = cpu::with_width(x_layout.shape(), outputs);

@@ -12,8 +12,6 @@ use rten_tensor::NdTensorView;
 use crate::panels::{self, Finish, Int8Panels, WideInt8Panels};
 use crate::{Activation, cpu, simd};
 
-/// Rows that one task quantises, multiplies and scales back while they are in its caches.
-const BLOCK: usize = 64;
 /// Largest input width: `2^15 * 255 * 127`, and the same again for the zero points, fits 32 bits.
 const MAX_INPUTS: usize = 1 << 15;
 /// Largest step of an activation.
@@ -308,7 +306,8 @@ impl Packed {
     /// `x [rows, in]` -> `[rows, out]`.
     fn run(&self, x: &[f32], ending: &cpu::Ending) -> Result<Vec<f32>> {
         let widths = [self.inputs, self.scales.len()];
-        cpu::by_blocks(x, widths, BLOCK, |x, y, start| self.block(x, y, Scaled::new(self, ending, start)))
+        let most = self.product.rows();
+        cpu::by_blocks(x, widths, most, |x, y, start| self.block(x, y, Scaled::new(self, ending, start)))
     }
 
     /// Some rows. On success all of `y` is written.
@@ -339,6 +338,16 @@ impl Packed {
 }
 
 impl Product {
+    /// Rows that one task takes at most. Panels order their work themselves; of `rten-gemm`'s sums, what a cache holds while they
+    /// are scaled.
+    fn rows(&self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Panels(_) | Self::Wide(_) => 512,
+            Self::Prepacked(_) => 64,
+        }
+    }
+
     /// Lays out `steps [out, in]`.
     fn pack(steps: &[i8], inputs: usize) -> Self {
         #[cfg(target_arch = "x86_64")]

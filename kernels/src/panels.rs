@@ -23,6 +23,9 @@ const COLUMNS: usize = 16;
 /// Rows that share the weights they load, as many as have room in the registers.
 const ROWS: usize = 6;
 const INT8_ROWS: usize = 4;
+/// Bytes of the panels that stay in a core's second-level cache while all rows go through them: so each weight is fetched once, and
+/// rows as often as there are such panels.
+const RESIDENT: usize = 256 << 10;
 /// Groups by which weights are asked for before they are multiplied. They come from far: a model's do not fit a cache.
 const AHEAD: usize = 24;
 
@@ -82,6 +85,15 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         Self { groups, depth, outputs }
     }
 
+    /// Panels that stay in the cache together, the first one's place with them.
+    fn resident(&self) -> impl Iterator<Item = (usize, &[[[T; GROUP]; COLUMNS]])> {
+        let count = (RESIDENT / (self.depth * size_of::<[[T; GROUP]; COLUMNS]>()).max(1)).max(1);
+        self.groups
+            .chunks((count * self.depth).max(1))
+            .enumerate()
+            .map(move |(i, panels)| (i * count, panels))
+    }
+
     /// Values of a row of the product.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
@@ -131,14 +143,16 @@ impl Int8Panels {
     #[target_feature(enable = "avx2,fma")]
     fn multiply_avx2(&self, x: &[u8], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
         let stride = self.stride();
-        for (p, panel) in self.groups.chunks_exact(self.depth).enumerate() {
+        for (first, panels) in self.resident() {
             for (i, rows) in x.chunks(INT8_ROWS * stride).enumerate() {
-                let place = [i * INT8_ROWS, p];
-                match rows.len() / stride {
-                    1 => self.put(int8_tile::<1>(rows, panel), place, finish, y),
-                    2 => self.put(int8_tile::<2>(rows, panel), place, finish, y),
-                    3 => self.put(int8_tile::<3>(rows, panel), place, finish, y),
-                    _ => self.put(int8_tile::<INT8_ROWS>(rows, panel), place, finish, y),
+                for (p, panel) in (first..).zip(panels.chunks_exact(self.depth)) {
+                    let place = [i * INT8_ROWS, p];
+                    match rows.len() / stride {
+                        1 => self.put(int8_tile::<1>(rows, panel), place, finish, y),
+                        2 => self.put(int8_tile::<2>(rows, panel), place, finish, y),
+                        3 => self.put(int8_tile::<3>(rows, panel), place, finish, y),
+                        _ => self.put(int8_tile::<INT8_ROWS>(rows, panel), place, finish, y),
+                    }
                 }
             }
         }
@@ -160,16 +174,18 @@ impl WideInt8Panels {
     #[target_feature(enable = "avx2,fma")]
     fn multiply_avx2(&self, x: &[i16], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
         let stride = self.stride();
-        for (p, panel) in self.groups.chunks_exact(self.depth).enumerate() {
+        for (first, panels) in self.resident() {
             for (i, rows) in x.chunks(ROWS * stride).enumerate() {
-                let place = [i * ROWS, p];
-                match rows.len() / stride {
-                    1 => self.put(wide_int8_tile::<1>(rows, panel), place, finish, y),
-                    2 => self.put(wide_int8_tile::<2>(rows, panel), place, finish, y),
-                    3 => self.put(wide_int8_tile::<3>(rows, panel), place, finish, y),
-                    4 => self.put(wide_int8_tile::<4>(rows, panel), place, finish, y),
-                    5 => self.put(wide_int8_tile::<5>(rows, panel), place, finish, y),
-                    _ => self.put(wide_int8_tile::<ROWS>(rows, panel), place, finish, y),
+                for (p, panel) in (first..).zip(panels.chunks_exact(self.depth)) {
+                    let place = [i * ROWS, p];
+                    match rows.len() / stride {
+                        1 => self.put(wide_int8_tile::<1>(rows, panel), place, finish, y),
+                        2 => self.put(wide_int8_tile::<2>(rows, panel), place, finish, y),
+                        3 => self.put(wide_int8_tile::<3>(rows, panel), place, finish, y),
+                        4 => self.put(wide_int8_tile::<4>(rows, panel), place, finish, y),
+                        5 => self.put(wide_int8_tile::<5>(rows, panel), place, finish, y),
+                        _ => self.put(wide_int8_tile::<ROWS>(rows, panel), place, finish, y),
+                    }
                 }
             }
         }
@@ -234,16 +250,18 @@ impl FloatPanels {
     #[target_feature(enable = "avx2,fma")]
     fn multiply_avx2(&self, x: &[f32], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
         let stride = self.stride();
-        for (p, panel) in self.groups.chunks_exact(self.depth).enumerate() {
+        for (first, panels) in self.resident() {
             for (i, rows) in x.chunks(ROWS * stride).enumerate() {
-                let place = [i * ROWS, p];
-                match rows.len() / stride {
-                    1 => self.put(float_tile::<1>(rows, panel), place, finish, y),
-                    2 => self.put(float_tile::<2>(rows, panel), place, finish, y),
-                    3 => self.put(float_tile::<3>(rows, panel), place, finish, y),
-                    4 => self.put(float_tile::<4>(rows, panel), place, finish, y),
-                    5 => self.put(float_tile::<5>(rows, panel), place, finish, y),
-                    _ => self.put(float_tile::<ROWS>(rows, panel), place, finish, y),
+                for (p, panel) in (first..).zip(panels.chunks_exact(self.depth)) {
+                    let place = [i * ROWS, p];
+                    match rows.len() / stride {
+                        1 => self.put(float_tile::<1>(rows, panel), place, finish, y),
+                        2 => self.put(float_tile::<2>(rows, panel), place, finish, y),
+                        3 => self.put(float_tile::<3>(rows, panel), place, finish, y),
+                        4 => self.put(float_tile::<4>(rows, panel), place, finish, y),
+                        5 => self.put(float_tile::<5>(rows, panel), place, finish, y),
+                        _ => self.put(float_tile::<ROWS>(rows, panel), place, finish, y),
+                    }
                 }
             }
         }
@@ -414,7 +432,9 @@ mod tests {
         if !supported() {
             return;
         }
-        let cases = [(1, 1, 1), (2, 8, 16), (3, 9, 17), (5, 512, 33), (4, 40, 16), (11, 2048, 20)];
+        // The last one has more panels than stay in the cache together.
+        let cases =
+            [(1, 1, 1), (2, 8, 16), (3, 9, 17), (5, 512, 33), (4, 40, 16), (11, 2048, 20), (13, 2048, 150)];
         for (rows, inputs, outputs) in cases {
             let case = format!("{rows}, {inputs}, {outputs}");
             // The first row is 255 throughout.
@@ -435,5 +455,30 @@ mod tests {
             panels.multiply(&spread::<i16>(&x, inputs, panels.stride()), &mut y, &Exact);
             assert_eq!(all(y), expected(&x, &wide, inputs), "{case}, wide");
         }
+    }
+
+    #[test]
+    fn float_sums_are_exact_where_panels_do_not_stay_together() {
+        if !supported() {
+            return;
+        }
+        struct Same;
+        impl Finish for Same {
+            type Sum = f32;
+
+            fn finish<const N: usize>(&self, sums: [f32; N], _: usize, _: usize) -> [f32; N] {
+                sums
+            }
+        }
+        let (rows, inputs, outputs) = (13, 512, 150);
+        assert!(inputs * outputs * size_of::<f32>() > RESIDENT);
+        // Small whole numbers, so that sums are exact in any order.
+        let x: Vec<u8> = bytes(rows * inputs, 3).iter().map(|byte| byte % 8).collect();
+        let weights: Vec<i8> =
+            bytes(outputs * inputs, 9).iter().map(|byte| (byte % 8).cast_signed() - 4).collect();
+        let weight: Vec<f32> = weights.iter().map(|&weight| f32::from(weight)).collect();
+        let mut y = Vec::new();
+        FloatPanels::new(&weight, inputs).multiply_into(&mut y, &spread::<f32>(&x, inputs, inputs), &Same);
+        assert_eq!(y, expected(&x, &weights, inputs));
     }
 }
