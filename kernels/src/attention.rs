@@ -1,8 +1,8 @@
 //! Multi-head scaled dot-product attention over padded keys.
 //!
 //! `y = softmax(Q K^T / sqrt(D / H)) V` per head; padded keys, and keys that a query may not see, have weight 0, and
-//! padded queries give 0. The fast version reads the heads in place (no transposes, no copies), never looks at padding,
-//! and holds the scores of some queries at a time.
+//! padded queries give 0. The fast version never looks at padding and holds the scores of some queries at a time; on
+//! processors with AVX2 alone it lays out keys and values as weights are, on others it reads the heads in place.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -22,7 +22,7 @@ use crate::panels::{self, Finish, FloatPanels};
 use crate::softmax::softmax_row;
 use crate::{Lengths, cpu, simd};
 
-/// Queries of a task. Fewer would not do: keys and values of a head are laid out for the products in each.
+/// Queries that one task takes. Each task lays out keys and values of its head anew, which few queries would not repay.
 const QUERIES: usize = 512;
 /// Queries whose scores stay in a core's cache from one product to the next.
 #[cfg(target_arch = "x86_64")]
