@@ -128,6 +128,25 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
     }
 }
 
+/// All rows `$x` through all panels, `$most` at a time and `$fewer` at the end. A macro, since a tile has to be inlined into a function
+/// that is compiled for AVX2, and its number of rows is one for the compiler.
+macro_rules! rows_through_panels {
+    ($panels:ident, $x:ident, $y:ident, $finish:ident, $tile:ident, $most:ident, $($fewer:literal)*) => {{
+        let stride = $panels.stride();
+        for (first, resident) in $panels.resident() {
+            for (i, rows) in $x.chunks($most * stride).enumerate() {
+                for (p, panel) in (first..).zip(resident.chunks_exact($panels.depth)) {
+                    let place = [i * $most, p];
+                    match rows.len() / stride {
+                        $($fewer => $panels.put($tile::<$fewer>(rows, panel), place, $finish, $y),)*
+                        _ => $panels.put($tile::<$most>(rows, panel), place, $finish, $y),
+                    }
+                }
+            }
+        }
+    }};
+}
+
 impl Int8Panels {
     /// Rows of [`Panels::stride`] bytes -> all of `y [rows, out]`.
     ///
@@ -142,20 +161,7 @@ impl Int8Panels {
 
     #[target_feature(enable = "avx2,fma")]
     fn multiply_avx2(&self, x: &[u8], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
-        let stride = self.stride();
-        for (first, panels) in self.resident() {
-            for (i, rows) in x.chunks(INT8_ROWS * stride).enumerate() {
-                for (p, panel) in (first..).zip(panels.chunks_exact(self.depth)) {
-                    let place = [i * INT8_ROWS, p];
-                    match rows.len() / stride {
-                        1 => self.put(int8_tile::<1>(rows, panel), place, finish, y),
-                        2 => self.put(int8_tile::<2>(rows, panel), place, finish, y),
-                        3 => self.put(int8_tile::<3>(rows, panel), place, finish, y),
-                        _ => self.put(int8_tile::<INT8_ROWS>(rows, panel), place, finish, y),
-                    }
-                }
-            }
-        }
+        rows_through_panels!(self, x, y, finish, int8_tile, INT8_ROWS, 1 2 3);
     }
 }
 
@@ -173,22 +179,7 @@ impl WideInt8Panels {
 
     #[target_feature(enable = "avx2,fma")]
     fn multiply_avx2(&self, x: &[i16], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
-        let stride = self.stride();
-        for (first, panels) in self.resident() {
-            for (i, rows) in x.chunks(ROWS * stride).enumerate() {
-                for (p, panel) in (first..).zip(panels.chunks_exact(self.depth)) {
-                    let place = [i * ROWS, p];
-                    match rows.len() / stride {
-                        1 => self.put(wide_int8_tile::<1>(rows, panel), place, finish, y),
-                        2 => self.put(wide_int8_tile::<2>(rows, panel), place, finish, y),
-                        3 => self.put(wide_int8_tile::<3>(rows, panel), place, finish, y),
-                        4 => self.put(wide_int8_tile::<4>(rows, panel), place, finish, y),
-                        5 => self.put(wide_int8_tile::<5>(rows, panel), place, finish, y),
-                        _ => self.put(wide_int8_tile::<ROWS>(rows, panel), place, finish, y),
-                    }
-                }
-            }
-        }
+        rows_through_panels!(self, x, y, finish, wide_int8_tile, ROWS, 1 2 3 4 5);
     }
 }
 
@@ -249,22 +240,7 @@ impl FloatPanels {
 
     #[target_feature(enable = "avx2,fma")]
     fn multiply_avx2(&self, x: &[f32], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
-        let stride = self.stride();
-        for (first, panels) in self.resident() {
-            for (i, rows) in x.chunks(ROWS * stride).enumerate() {
-                for (p, panel) in (first..).zip(panels.chunks_exact(self.depth)) {
-                    let place = [i * ROWS, p];
-                    match rows.len() / stride {
-                        1 => self.put(float_tile::<1>(rows, panel), place, finish, y),
-                        2 => self.put(float_tile::<2>(rows, panel), place, finish, y),
-                        3 => self.put(float_tile::<3>(rows, panel), place, finish, y),
-                        4 => self.put(float_tile::<4>(rows, panel), place, finish, y),
-                        5 => self.put(float_tile::<5>(rows, panel), place, finish, y),
-                        _ => self.put(float_tile::<ROWS>(rows, panel), place, finish, y),
-                    }
-                }
-            }
-        }
+        rows_through_panels!(self, x, y, finish, float_tile, ROWS, 1 2 3 4 5);
     }
 }
 
