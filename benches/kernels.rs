@@ -77,7 +77,8 @@ fn fsmn_memory(criterion: &mut Criterion) {
 
 fn attention(criterion: &mut Criterion) {
     let lengths = Lengths::full(1, T);
-    let op = Attention { heads: H, queries: lengths.clone(), keys: lengths, visible: Visible::All };
+    let (queries, keys, visible) = (lengths.clone(), lengths, Visible::All);
+    let op = Attention { heads: H, queries, keys, visible, bf16: false };
     let [q, k, v] = [(); 3].map(|()| random(&[1, T, D]));
     compare(criterion, "attention_4_heads", || op.forward(&q, &k, &v), || op.reference(&q, &k, &v));
 }

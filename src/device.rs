@@ -120,6 +120,9 @@ impl std::fmt::Display for Precision {
 /// to compute in 8 bits. Layers that lose too much by it do not ask.
 pub const INT8_MARK: &str = "int8";
 
+/// The same for layers that 8 bits cost too much, but bf16 does not: there if others compute in 8 bits.
+pub const BF16_MARK: &str = "bf16";
+
 /// Behind the prefix of a layer whose weight a file has in 8 bits: the tensor of its scales, `[out]`.
 pub const STORED_SCALE: &str = "weight_scale";
 

@@ -12,7 +12,7 @@ use candle_nn::var_builder::SimpleBackend;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::device::{Compute, INT8_MARK};
+use crate::device::{BF16_MARK, Compute, INT8_MARK};
 use crate::error::{Error, Result};
 
 mod file;
@@ -155,7 +155,8 @@ impl ModelFiles {
     }
 
     /// Builds a model from the tensors: `load` gets a builder at the root, and must use every tensor but those
-    /// below `frontend.`. Where `compute` or the files say 8 bits, every prefix of the builder has an [`INT8_MARK`].
+    /// below `frontend.`. Where `compute` or the files say 8 bits, every prefix of the builder has an [`INT8_MARK`] and a
+    /// [`BF16_MARK`].
     pub fn build<M>(
         &self,
         compute: &Compute,
@@ -265,6 +266,7 @@ impl SimpleBackend for Tracked {
                 rounded.lock().unwrap_or_else(PoisonError::into_inner).insert(layer.to_owned());
                 true
             }
+            (Some(_), Some((_, BF16_MARK))) => true,
             _ => self.tensors.contains(name),
         }
     }

@@ -175,7 +175,8 @@ def onnx_pipeline(model, file, threads):
     from funasr_onnx import CT_Transformer, Fsmn_vad, Paraformer
 
     options = onnx_options(file, threads)
-    detector = Fsmn_vad(str(model.detector.directory), **options)
+    # In fp32 always, as ours: on processors with VNNI its 8 bits give probabilities of zero, whose logarithm it then takes.
+    detector = Fsmn_vad(str(model.detector.directory), **onnx_options(FP32, threads))
     recognizer = Paraformer(str(model.directory), **options)
     punctuator = CT_Transformer(str(model.punctuation.directory), **options)
     recognizer.load_data = lambda pieces, _rate: pieces  # takes file names or one array, where we have arrays

@@ -113,7 +113,7 @@ impl Bench {
         let qkv = self.random(&[batch, T, 3 * D])?;
         let [q, k, v] = [qkv.narrow(2, 0, D)?, qkv.narrow(2, D, D)?, qkv.narrow(2, 2 * D, D)?];
         let queries = lengths.clone();
-        let attention = Attention { heads: H, queries, keys: lengths, visible: Visible::All };
+        let attention = Attention { heads: H, queries, keys: lengths, visible: Visible::All, bf16: false };
         self.row("attention", &Work::Products(2 * rows * T * D), &|| attention.forward(&q, &k, &v))?;
 
         let wide = FloatWeight::new(&self.random(&[FF, D])?)?;

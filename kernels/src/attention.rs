@@ -2,7 +2,7 @@
 //!
 //! `y = softmax(Q K^T / sqrt(D / H)) V` per head; padded keys, and keys that a query may not see, have weight 0, and
 //! padded queries give 0. The fast version never looks at padding and holds the scores of some queries at a time; on
-//! processors with AVX2 alone it lays out keys and values as weights are, on others it reads the heads in place.
+//! x86 processors it lays out keys and values as weights are, on others it reads the heads in place.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -18,7 +18,9 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
-use crate::panels::{self, Finish, FloatPanels};
+use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16};
+#[cfg(target_arch = "x86_64")]
+use crate::softmax::exp_row;
 use crate::softmax::softmax_row;
 use crate::{Lengths, cpu, simd};
 
@@ -27,6 +29,9 @@ const QUERIES: usize = 512;
 /// Queries whose scores stay in a core's cache from one product to the next.
 #[cfg(target_arch = "x86_64")]
 const SCORED: usize = 24;
+/// The same where the matrix unit takes them: as many rows as it takes at a time.
+#[cfg(target_arch = "x86_64")]
+const BF16_SCORED: usize = 32;
 
 /// Which keys a query sees: the first ones, up to a number that depends on its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +67,9 @@ pub struct Attention {
     pub keys: Lengths,
     /// Which of them a query sees.
     pub visible: Visible,
+    /// Whether factors of products may be rounded to bf16 on a CPU that multiplies those faster: for queries, keys and values out
+    /// of layers in 8 bits, which have rounded more.
+    pub bf16: bool,
 }
 
 impl Attention {
@@ -98,6 +106,30 @@ impl Attention {
         let weights = softmax(&scores.broadcast_add(&penalty)?, D::Minus1)?.broadcast_mul(&mask)?;
         let y = weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, time, width))?;
         y.broadcast_mul(&self.queries.mask(q.dtype(), q.device())?.unsqueeze(2)?)
+    }
+
+    /// Some queries of one head of one item: `[rows, width]`; a query sees the first `seen(row)` keys.
+    fn attend(
+        &self,
+        [q, k, v]: [cpu::Block<'_>; 3],
+        rows: Range<usize>,
+        width: usize,
+        seen: impl Fn(usize) -> usize,
+    ) -> Vec<f32> {
+        let keys = rows.clone().map(&seen).max().unwrap_or(0);
+        if keys == 0 {
+            return vec![0.0; rows.len() * width];
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.bf16 && Bf16Panels::supported() {
+            return attend_in_bf16([q, k, v], rows, [keys, width], seen);
+        }
+        let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, &seen);
+        #[cfg(target_arch = "x86_64")]
+        if panels::supported() {
+            return attend_in_panels([q, k, v], rows, [keys, width], weigh);
+        }
+        attend_by_gemm([q, k, v], rows, [keys, width], weigh)
     }
 
     /// 1 for keys that are seen and 0 for others, `[B, 1, Tq, Tk]`; one row for all queries if they see the same.
@@ -145,10 +177,10 @@ impl CustomOp3 for Attention {
             let (b, column, first) = place(i);
             let rows = first..(first + QUERIES).min(self.queries.items()[b]);
             let seen = |row| self.visible.count(b, row, self.keys.items()[b]);
-            attend([q, k, v].map(|x| head(x, b, column)), rows, width, seen)
+            self.attend([q, k, v].map(|x| head(x, b, column)), rows, width, seen)
         });
         let blocks: Vec<Vec<f32>> = attended.collect();
-        let y = cpu::filled([q.batch * q.time, q.width], QUERIES, |y, first| {
+        let y = cpu::filled([q.batch * q.time, q.width], 1..=QUERIES, |y, first| {
             for (i, y) in (first..).zip(y.chunks_exact_mut(q.width)) {
                 let (b, part, row) = (i / q.time, i % q.time / QUERIES, i % q.time % QUERIES);
                 for (head, y) in y.chunks_exact_mut(width).enumerate() {
@@ -185,25 +217,6 @@ fn head<'a>(rows: cpu::Rows<'a>, b: usize, column: usize) -> cpu::Block<'a> {
     (values.get(column..).unwrap_or(&[]), stride)
 }
 
-/// Some queries of one head of one item: `[rows, width]`; a query sees the first `seen(row)` keys.
-fn attend(
-    [q, k, v]: [cpu::Block<'_>; 3],
-    rows: Range<usize>,
-    width: usize,
-    seen: impl Fn(usize) -> usize,
-) -> Vec<f32> {
-    let keys = rows.clone().map(&seen).max().unwrap_or(0);
-    if keys == 0 {
-        return vec![0.0; rows.len() * width];
-    }
-    let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, &seen);
-    #[cfg(target_arch = "x86_64")]
-    if panels::preferred() {
-        return attend_in_panels([q, k, v], rows, [keys, width], weigh);
-    }
-    attend_by_gemm([q, k, v], rows, [keys, width], weigh)
-}
-
 /// Makes weights of the scores of some queries, each of which sees the first `seen(row)` columns.
 fn weigh(rows: Range<usize>, scores: &mut [f32], seen: impl Fn(usize) -> usize) {
     let columns = scores.len() / rows.len();
@@ -238,9 +251,47 @@ fn attend_in_panels(
         queries.clear();
         rows.clone().for_each(|row| queries.extend_from_slice(&q.0[row * q.1..][..width]));
         scores.clear();
-        k.multiply_into(&mut scores, &queries, &Times(scale));
-        weigh(rows, &mut scores);
-        v.multiply_into(&mut y, &scores, &Times(1.0));
+        k.append(&mut scores, rows.len(), |scores| k.multiply(&queries, scores, &Times(scale)));
+        weigh(rows.clone(), &mut scores);
+        v.append(&mut y, rows.len(), |y| v.multiply(&scores, y, &Times(1.0)));
+    }
+    y
+}
+
+/// The same in bf16. Weights are divided by their sum after the second product.
+#[cfg(target_arch = "x86_64")]
+fn attend_in_bf16(
+    [q, k, v]: [cpu::Block<'_>; 3],
+    rows: Range<usize>,
+    [keys, width]: [usize; 2],
+    seen: impl Fn(usize) -> usize,
+) -> Vec<f32> {
+    let (k, v) = simd::dispatch(
+        #[inline(always)]
+        || (Bf16Panels::from_rows(k, [keys, width]), Bf16Panels::from_columns(v, [keys, width])),
+    );
+    let scale = (width as f32).powf(-0.5);
+    let (mut queries, mut scores, mut weights, mut sums) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut y = Vec::with_capacity(rows.len() * width);
+    for first in rows.clone().step_by(BF16_SCORED) {
+        let rows = first..rows.end.min(first + BF16_SCORED);
+        queries.clear();
+        rows.clone().for_each(|row| push_bf16(&mut queries, &q.0[row * q.1..][..width], k.stride()));
+        scores.clear();
+        k.append(&mut scores, rows.len(), |scores| k.multiply(&queries, scores, &Times(scale)));
+        weights.clear();
+        sums.clear();
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (row, scores) in rows.clone().zip(scores.chunks_exact_mut(k.outputs())) {
+                    let scores = &mut scores[..seen(row)];
+                    sums.push(exp_row(scores));
+                    push_bf16(&mut weights, scores, v.stride());
+                }
+            },
+        );
+        v.append(&mut y, rows.len(), |y| v.multiply(&weights, y, &Divided(&sums)));
     }
     y
 }
@@ -254,8 +305,34 @@ impl Finish for Times {
     type Sum = f32;
 
     #[inline(always)]
-    fn finish<const N: usize>(&self, sums: [f32; N], _: usize, _: usize) -> [f32; N] {
-        sums.map(|sum| sum * self.0)
+    fn finish<const N: usize>(&self, sums: &[[f32; N]], _: [usize; 2], mut put: impl FnMut([f32; N])) {
+        for sums in sums {
+            put(times(*sums, self.0));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn times<const N: usize>(mut values: [f32; N], by: f32) -> [f32; N] {
+    values.iter_mut().for_each(|value| *value *= by);
+    values
+}
+
+/// Sums divided by a number for each row; zero where that is.
+#[cfg(target_arch = "x86_64")]
+struct Divided<'a>(&'a [f32]);
+
+#[cfg(target_arch = "x86_64")]
+impl Finish for Divided<'_> {
+    type Sum = f32;
+
+    #[inline(always)]
+    fn finish<const N: usize>(&self, sums: &[[f32; N]], [row, _]: [usize; 2], mut put: impl FnMut([f32; N])) {
+        for (sums, &by) in sums.iter().zip(&self.0[row..]) {
+            let scale = if by == 0.0 { 0.0 } else { 1.0 / by };
+            put(times(*sums, scale));
+        }
     }
 }
 
@@ -310,9 +387,9 @@ fn product(y: &mut [f32], [m, n, k]: [usize; 3], a: cpu::Block<'_>, b: (&[f32], 
 mod tests {
     use super::*;
 
-    /// A processor takes one of the two; the tests of the op would pass over the other.
+    /// A processor takes one of them; the tests of the op would pass over the others.
     #[test]
-    fn both_ways_find_the_same() {
+    fn all_ways_find_the_same() {
         if !panels::supported() {
             return;
         }
@@ -323,13 +400,25 @@ mod tests {
             };
             let [q, k, v] = [values(queries, 1), values(keys, 2), values(keys, 3)];
             let blocks = [&q, &k, &v].map(|x| (x.as_slice(), stride));
-            let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, |row| keys.min(row + 1));
+            let seen = |row: usize| keys.min(row + 1);
+            let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, seen);
             let rows = 1.min(queries - 1)..queries;
             let panels = attend_in_panels(blocks, rows.clone(), [keys, width], weigh);
             let gemm = attend_by_gemm(blocks, rows.clone(), [keys, width], weigh);
             assert_eq!((panels.len(), gemm.len()), (rows.len() * width, rows.len() * width));
             for (a, b) in panels.iter().zip(&gemm) {
                 assert!((a - b).abs() < 1e-5, "{queries} queries, {keys} keys, {width} wide: {a} and {b}");
+            }
+            if Bf16Panels::supported() {
+                let rounded = attend_in_bf16(blocks, rows.clone(), [keys, width], seen);
+                assert_eq!(rounded.len(), rows.len() * width);
+                // bf16 has 8 bits: a value is off by up to 2^-9 of it, a score by some of these.
+                for (a, b) in rounded.iter().zip(&gemm) {
+                    assert!(
+                        (a - b).abs() < 1e-2,
+                        "{queries} queries, {keys} keys, {width} wide: {a} and {b}"
+                    );
+                }
             }
         }
     }

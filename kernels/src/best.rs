@@ -5,9 +5,10 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::softmax::exp;
+use crate::{cpu, simd};
 
 /// Of each row its largest value with its place, the first of equal ones, and the natural log of its softmax.
 #[derive(Debug, Clone, Copy)]
@@ -37,16 +38,13 @@ impl Best {
 }
 
 /// Place, value and log-probability of the best of `row`.
+#[inline(always)]
 fn best(row: &[f32]) -> [f32; 3] {
-    let (mut place, mut max) = (0, f32::NEG_INFINITY);
-    for (i, &value) in row.iter().enumerate() {
-        if value > max {
-            (place, max) = (i, value);
-        }
-    }
-    // f64: an f32 sum over a vocabulary of thousands would lose the small terms. A NaN anywhere ends up in the sum.
-    let sum: f64 = row.iter().map(|&value| f64::from(value - max).exp()).sum();
-    [place as f32, max, if max.is_finite() { -sum.ln() as f32 } else { f32::NAN }]
+    let max = simd::max(row);
+    let place = row.iter().position(|&value| value == max).unwrap_or(0);
+    // A NaN anywhere ends up in the sum.
+    let sum = simd::sum(row, |value| exp(value - max));
+    [place as f32, max, if max.is_finite() { -sum.ln() } else { f32::NAN }]
 }
 
 impl CustomOp1 for Best {
@@ -57,7 +55,13 @@ impl CustomOp1 for Best {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let width = layout.dims().last().copied().unwrap_or(0);
         let rows = cpu::contiguous("best", x, layout)?.par_chunks_exact(width.max(1));
-        let y = rows.flat_map_iter(best).collect();
+        let y = rows.flat_map_iter(|row| {
+            simd::dispatch(
+                #[inline(always)]
+                || best(row),
+            )
+        });
+        let y = y.collect();
         Ok((CpuStorage::F32(y), cpu::with_width(layout.shape(), 3)))
     }
 

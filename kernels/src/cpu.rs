@@ -1,6 +1,7 @@
 //! Access to the CPU storage of op arguments.
 
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
@@ -99,6 +100,14 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Fills a place. `array::map` is not always inlined, and then compiled for any processor.
+#[inline(always)]
+pub(crate) fn write<const N: usize>(place: &mut [MaybeUninit<f32>; N], values: [f32; N]) {
+    for i in 0..N {
+        place[i].write(values[i]);
+    }
+}
+
 /// What happens to the sums of a linear layer: the bias and other tensors are added, and it is activated.
 pub(crate) struct Ending<'a> {
     /// `[out]`.
@@ -110,56 +119,62 @@ pub(crate) struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// The results from `column` of a row on, which begins at `start` of the whole. A number of them that the compiler
-    /// knows, and values instead of places, make it vectors.
+    /// What is added to the sums from `column` of each row on. A number of them that the compiler knows, and values instead of
+    /// places, make it vectors.
     #[inline(always)]
-    pub(crate) fn apply<const N: usize>(&self, sums: [f32; N], start: usize, column: usize) -> [f32; N] {
-        let bias = &self.bias[column..][..N];
+    pub(crate) fn bias<const N: usize>(&self, column: usize) -> [f32; N] {
+        let mut bias = [0.0; N];
+        bias.copy_from_slice(&self.bias[column..][..N]);
+        bias
+    }
+
+    /// The results that begin at `start` of the whole, from sums that have got their bias.
+    #[inline(always)]
+    pub(crate) fn apply<const N: usize>(&self, sums: [f32; N], start: usize) -> [f32; N] {
         let mut y = sums;
-        for i in 0..N {
-            y[i] += bias[i];
-        }
         for addend in &self.addends {
-            let addend = &addend[start + column..][..N];
+            let addend = &addend[start..][..N];
             for i in 0..N {
                 y[i] += addend[i];
             }
         }
-        if self.relu {
+        let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        for y in &mut y {
             // Written so that NaN stays.
-            y = y.map(|y| if y < 0.0 { 0.0 } else { y });
+            *y = if *y < least { least } else { *y };
         }
         y
     }
 }
 
-/// `x [rows, inputs]` -> `[rows, outputs]`, a block of at most `most` rows after the other, on all threads. `work` gets the
-/// rows of a block, the place of their results and where in the whole it begins; on success all of it is written.
+/// `x [rows, inputs]` -> `[rows, outputs]`, a block of `sizes` rows after the other, on all threads. `work` gets the rows of a block,
+/// the place of their results and where in the whole it begins; on success all of it is written.
 pub(crate) fn by_blocks(
     x: &[f32],
     [inputs, outputs]: [usize; 2],
-    most: usize,
+    sizes: RangeInclusive<usize>,
     work: impl Fn(&[f32], &mut [MaybeUninit<f32>], usize) -> Result<()> + Sync,
 ) -> Result<Vec<f32>> {
     let rows = x.len() / inputs;
-    filled([rows, outputs], most, |y, first| {
+    filled([rows, outputs], sizes, |y, first| {
         let x = &x[first * inputs..][..y.len() / outputs * inputs];
         work(x, y, first * outputs)
     })
 }
 
-/// `[rows, width]`, a block of at most `most` rows after the other, on all threads. `work` gets the place of a block and its first
-/// row; on success all of the place is written.
+/// `[rows, width]`, a block of `sizes` rows after the other, on all threads: as many as there are threads only if that leaves the least
+/// number to each. `work` gets the place of a block and its first row; on success all of the place is written.
 #[allow(unsafe_code)]
 pub(crate) fn filled(
     [rows, width]: [usize; 2],
-    most: usize,
+    sizes: RangeInclusive<usize>,
     work: impl Fn(&mut [MaybeUninit<f32>], usize) -> Result<()> + Sync,
 ) -> Result<Vec<f32>> {
     let len = rows * width;
     let mut y: Vec<f32> = Vec::with_capacity(len);
     // As many for each thread, of one size: none waits while another does its last one.
-    let count = rows.div_ceil(most).max(1).next_multiple_of(rayon::current_num_threads());
+    let count = rows.div_ceil(*sizes.end()).max(1).next_multiple_of(rayon::current_num_threads());
+    let count = count.min((rows / sizes.start()).max(1));
     let block = rows.div_ceil(count).max(1);
     let places = y.spare_capacity_mut()[..len].par_chunks_mut((block * width).max(1)).enumerate();
     places.try_for_each(|(i, y)| work(y, i * block))?;

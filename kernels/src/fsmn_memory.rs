@@ -17,8 +17,6 @@ use crate::{Lengths, cpu, simd};
 
 /// Output rows that one thread computes at a time.
 const BLOCK_ROWS: usize = 32;
-/// Columns whose sums stay in registers while the taps go by.
-const COLUMNS: usize = 32;
 
 /// The memory of one layer, for one batch.
 #[derive(Debug, Clone)]
@@ -68,6 +66,7 @@ impl FsmnMemory {
 
     /// Row `t` of an item of `length` frames whose row `s` is `row(s)`.
     #[inline(always)]
+    #[allow(unsafe_code)]
     fn row<'a>(
         &self,
         t: usize,
@@ -80,43 +79,23 @@ impl FsmnMemory {
             y.fill(MaybeUninit::new(0.0));
             return;
         }
-        let width = y.len();
-        let terms = || {
-            taps.chunks_exact(width).enumerate().filter_map(|(k, tap)| {
-                let source = t as isize + self.offset + (k * self.dilation) as isize;
-                (0..length as isize).contains(&source).then(|| (row(source as usize), tap))
-            })
+        if !self.skip {
+            y.fill(MaybeUninit::new(0.0));
+        }
+        let y = match self.skip {
+            true => y.write_copy_of_slice(row(t)),
+            // SAFETY: all of it has been written.
+            false => unsafe { y.assume_init_mut() },
         };
-        let here = self.skip.then(|| row(t));
-        let (blocks, rest) = y.as_chunks_mut::<COLUMNS>();
-        let whole = blocks.len() * COLUMNS;
-        for (i, y) in blocks.iter_mut().enumerate() {
-            *y = columns::<COLUMNS>(i * COLUMNS, here, terms()).map(MaybeUninit::new);
-        }
-        for (i, y) in rest.iter_mut().enumerate() {
-            [*y] = columns::<1>(whole + i, here, terms()).map(MaybeUninit::new);
-        }
-    }
-}
-
-/// So many columns, from `column` on, of the sum of `here` and the products of rows and taps.
-#[inline(always)]
-fn columns<'a, const N: usize>(
-    column: usize,
-    here: Option<&[f32]>,
-    terms: impl Iterator<Item = (&'a [f32], &'a [f32])>,
-) -> [f32; N] {
-    let mut sums = [0f32; N];
-    if let Some(here) = here {
-        sums.copy_from_slice(&here[column..][..N]);
-    }
-    for (x, tap) in terms {
-        let (x, tap) = (&x[column..][..N], &tap[column..][..N]);
-        for i in 0..N {
-            sums[i] += x[i] * tap[i];
+        for (k, tap) in taps.chunks_exact(y.len()).enumerate() {
+            let source = t as isize + self.offset + (k * self.dilation) as isize;
+            if (0..length as isize).contains(&source) {
+                for ((y, x), tap) in y.iter_mut().zip(row(source as usize)).zip(tap) {
+                    *y += x * tap;
+                }
+            }
         }
     }
-    sums
 }
 
 impl CustomOp2 for FsmnMemory {
@@ -138,7 +117,7 @@ impl CustomOp2 for FsmnMemory {
         }
         let taps = cpu::contiguous("fsmn-memory", taps, taps_layout)?;
         let time = rows.time - self.first;
-        let y = cpu::filled([rows.batch * time, width], BLOCK_ROWS, |y, start| {
+        let y = cpu::filled([rows.batch * time, width], 1..=BLOCK_ROWS, |y, start| {
             simd::dispatch(
                 #[inline(always)]
                 || {

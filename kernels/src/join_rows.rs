@@ -123,7 +123,7 @@ impl CustomOp1 for JoinRows<'_> {
                 Some(new) => (new < join.fresh).then(|| fresh.row(b, new)),
             }
         };
-        let y = cpu::filled([self.joins.len() * rows, width], BLOCK_ROWS, |y, first| {
+        let y = cpu::filled([self.joins.len() * rows, width], 1..=BLOCK_ROWS, |y, first| {
             for (i, y) in (first..).zip(y.chunks_exact_mut(width)) {
                 match row(i / rows, i % rows) {
                     Some(row) => {

@@ -76,7 +76,7 @@ impl CustomOp3 for LayerNorm {
         let x = cpu::contiguous("layer-norm", x, x_layout)?;
         let weight = cpu::contiguous("layer-norm", weight, weight_layout)?;
         let bias = cpu::contiguous("layer-norm", bias, bias_layout)?;
-        let y = cpu::by_blocks(x, [width, width], BLOCK_ROWS, |x, y, _| {
+        let y = cpu::by_blocks(x, [width, width], 1..=BLOCK_ROWS, |x, y, _| {
             simd::dispatch(
                 #[inline(always)]
                 || {

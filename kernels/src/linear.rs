@@ -1,6 +1,8 @@
 //! `y = activation(x W + b + addends)`.
 
 #[cfg(target_arch = "x86_64")]
+use std::ops::RangeInclusive;
+#[cfg(target_arch = "x86_64")]
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -14,7 +16,9 @@ use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
-use crate::panels::{self, Finish, FloatPanels};
+use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16};
+#[cfg(target_arch = "x86_64")]
+use crate::simd;
 
 /// What is applied to the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,26 @@ enum Layout {
     Turned(Tensor),
     /// Widths of input and output.
     #[cfg(target_arch = "x86_64")]
-    Panels(Arc<FloatPanels>, (usize, usize)),
+    Panels(Panels, (usize, usize)),
+}
+
+/// Weights in the order of our products.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone)]
+enum Panels {
+    Float(Arc<FloatPanels>),
+    Bf16(Arc<Bf16Panels>),
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Panels {
+    /// Rows that one task multiplies.
+    fn rows(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Float(_) => 1..=panels::MOST_ROWS,
+            Self::Bf16(_) => Bf16Panels::LEAST_ROWS..=panels::MOST_ROWS,
+        }
+    }
 }
 
 impl std::fmt::Debug for FloatWeight {
@@ -59,17 +82,39 @@ impl FloatWeight {
         #[cfg(target_arch = "x86_64")]
         if cpu::is_f32_on_cpu(weight)
             && cpu::is_fast(weight)
-            && panels::preferred()
+            && panels::supported()
             && weight.elem_count() > 0
         {
-            let (outputs, inputs) = weight.dims2()?;
-            let weight = weight.contiguous()?;
-            let (storage, layout) = weight.storage_and_layout();
-            let Storage::Cpu(storage) = &*storage else { bail!("linear: a weight on another device") };
-            let panels = FloatPanels::new(cpu::contiguous("linear", storage, layout)?, inputs);
-            return Ok(Self(Layout::Panels(Arc::new(panels), (inputs, outputs))));
+            return Self::panels(weight, |weight, inputs| {
+                Panels::Float(Arc::new(FloatPanels::new(weight, inputs)))
+            });
         }
         Ok(Self(Layout::Turned(weight.t()?.contiguous()?)))
+    }
+
+    /// Lays out `weight [out, in]`, rounded to bf16 if this is a CPU that multiplies those faster; then inputs are rounded, too.
+    pub fn coarse(weight: &Tensor) -> Result<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if cpu::is_f32_on_cpu(weight)
+            && cpu::is_fast(weight)
+            && Bf16Panels::supported()
+            && weight.elem_count() > 0
+        {
+            return Self::panels(weight, |weight, inputs| {
+                Panels::Bf16(Arc::new(Bf16Panels::new(weight, inputs)))
+            });
+        }
+        Self::new(weight)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn panels(weight: &Tensor, lay_out: impl FnOnce(&[f32], usize) -> Panels) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("linear: a weight on another device") };
+        let panels = lay_out(cpu::contiguous("linear", storage, layout)?, inputs);
+        Ok(Self(Layout::Panels(panels, (inputs, outputs))))
     }
 
     /// Widths of input and output.
@@ -97,7 +142,7 @@ impl Linear<'_> {
             Layout::Turned(weight) => x.contiguous()?.apply_op3_no_bwd(weight, bias, self),
             #[cfg(target_arch = "x86_64")]
             Layout::Panels(panels, _) => {
-                x.contiguous()?.apply_op2_no_bwd(bias, &PanelLinear { op: self, panels })
+                x.contiguous()?.apply_op2_no_bwd(bias, &PanelLinear { op: self, panels, inputs })
             }
         }
     }
@@ -210,7 +255,8 @@ impl CustomOp3 for Linear<'_> {
 #[cfg(target_arch = "x86_64")]
 struct PanelLinear<'a> {
     op: &'a Linear<'a>,
-    panels: &'a FloatPanels,
+    panels: &'a Panels,
+    inputs: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -226,22 +272,39 @@ impl CustomOp2 for PanelLinear<'_> {
         bias: &CpuStorage,
         bias_layout: &candle_core::Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        /// Rows that one task multiplies at most.
-        const BLOCK: usize = 512;
         let bias = cpu::contiguous("linear", bias, bias_layout)?;
-        let (inputs, outputs) = (self.panels.stride(), bias.len());
+        let (inputs, outputs) = (self.inputs, bias.len());
         let shape = cpu::with_width(x_layout.shape(), outputs);
         let x = cpu::contiguous("linear", x, x_layout)?;
         let held: Vec<_> = self.op.addends.iter().map(|addend| addend.storage_and_layout()).collect();
         let addends = held.iter().map(|(storage, layout)| cpu::addend("linear", storage, layout, &shape));
         let (addends, relu) = (addends.collect::<Result<_>>()?, self.op.activation == Activation::Relu);
         let ending = cpu::Ending { bias, addends, relu };
-        let y = cpu::by_blocks(x, [inputs, outputs], BLOCK, |x, y, start| {
-            self.panels.multiply(x, y, &Ended { ending: &ending, start });
+        let y = cpu::by_blocks(x, [inputs, outputs], self.panels.rows(), |x, y, start| {
+            let ended = Ended { ending: &ending, start };
+            match self.panels {
+                Panels::Float(panels) => panels.multiply(x, y, &ended),
+                Panels::Bf16(panels) => panels.multiply(&rounded(x, inputs, panels.stride()), y, &ended),
+            }
             Ok(())
         })?;
         Ok((CpuStorage::F32(y), shape))
     }
+}
+
+/// Rows in bf16, each in `stride` numbers.
+#[cfg(target_arch = "x86_64")]
+fn rounded(x: &[f32], inputs: usize, stride: usize) -> Vec<u16> {
+    let mut rows = Vec::with_capacity(x.len() / inputs * stride);
+    simd::dispatch(
+        #[inline(always)]
+        || {
+            for row in x.chunks_exact(inputs) {
+                push_bf16(&mut rows, row, stride);
+            }
+        },
+    );
+    rows
 }
 
 /// What becomes of the sums of a block of rows that begins at `start` of the result.
@@ -256,8 +319,20 @@ impl Finish for Ended<'_> {
     type Sum = f32;
 
     #[inline(always)]
-    fn finish<const N: usize>(&self, sums: [f32; N], row: usize, column: usize) -> [f32; N] {
-        self.ending.apply(sums, self.start + row * self.ending.bias.len(), column)
+    fn finish<const N: usize>(
+        &self,
+        sums: &[[f32; N]],
+        [row, column]: [usize; 2],
+        mut put: impl FnMut([f32; N]),
+    ) {
+        let bias = self.ending.bias::<N>(column);
+        for (row, sums) in (row..).zip(sums) {
+            let mut y = *sums;
+            for i in 0..N {
+                y[i] += bias[i];
+            }
+            put(self.ending.apply(y, self.start + row * self.ending.bias.len() + column));
+        }
     }
 }
 

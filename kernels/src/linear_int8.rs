@@ -1,6 +1,7 @@
 //! `y = activation(x W + b + addends)` with `x` and `W` in 8 bits.
 
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
@@ -215,10 +216,10 @@ impl Int8Weight {
     }
 }
 
-/// Whether this is an x86 processor with AVX2 alone, where our product is faster. `rten-gemm` multiplies with VNNI and NEON.
+/// Whether this processor adds products of neighbours in 16 bits.
 fn adds_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return Prepacked::executor().may_saturate() && panels::supported();
+    return panels::supported() && !panels::exact_int8();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -306,8 +307,9 @@ impl Packed {
     /// `x [rows, in]` -> `[rows, out]`.
     fn run(&self, x: &[f32], ending: &cpu::Ending) -> Result<Vec<f32>> {
         let widths = [self.inputs, self.scales.len()];
-        let most = self.product.rows();
-        cpu::by_blocks(x, widths, most, |x, y, start| self.block(x, y, Scaled::new(self, ending, start)))
+        cpu::by_blocks(x, widths, self.product.rows(), |x, y, start| {
+            self.block(x, y, Scaled::new(self, ending, start))
+        })
     }
 
     /// Some rows. On success all of `y` is written.
@@ -338,21 +340,23 @@ impl Packed {
 }
 
 impl Product {
-    /// Rows that one task takes at most. Panels order their work themselves; of `rten-gemm`'s sums, what a cache holds while they
-    /// are scaled.
-    fn rows(&self) -> usize {
+    /// Rows that one task takes. Panels order their work themselves; of `rten-gemm`'s sums at most what a cache holds while they are
+    /// scaled.
+    fn rows(&self) -> RangeInclusive<usize> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Panels(_) | Self::Wide(_) => 512,
-            Self::Prepacked(_) => 64,
+            Self::Panels(_) => Int8Panels::least_rows()..=panels::MOST_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Wide(_) => 1..=panels::MOST_ROWS,
+            Self::Prepacked(_) => 1..=64,
         }
     }
 
     /// Lays out `steps [out, in]`.
     fn pack(steps: &[i8], inputs: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if adds_pairs() {
-            return match fits_pairs(steps, inputs) {
+        if panels::supported() {
+            return match panels::exact_int8() || fits_pairs(steps, inputs) {
                 true => Self::Panels(Int8Panels::new(steps, inputs)),
                 false => Self::Wide(WideInt8Panels::new(steps, inputs)),
             };
@@ -393,7 +397,7 @@ fn as_integers(place: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<i32>] {
 #[inline(always)]
 #[allow(unsafe_code)]
 fn round_row<T: From<u8>>(x: &[f32], steps: &mut [T]) -> (f32, i32) {
-    let (low, high) = range(x);
+    let (low, high) = (simd::min(x).min(0.0), simd::max(x).max(0.0));
     let step = 1.0 / TOP;
     let scale = (high * step - low * step) + simd::sum(x, |v| v * 0.0);
     let inverse = inverse(scale);
@@ -408,23 +412,6 @@ fn round_row<T: From<u8>>(x: &[f32], steps: &mut [T]) -> (f32, i32) {
         *step = T::from(unsafe { y.to_int_unchecked::<i32>() } as u8);
     }
     (scale, zero as i32)
-}
-
-/// The least and the largest value, zero taken for one of them; NaN is passed over.
-#[inline(always)]
-fn range(x: &[f32]) -> (f32, f32) {
-    // One instruction each, which `f32::min` and `f32::max` are not.
-    let lower = |a: f32, b: f32| if b < a { b } else { a };
-    let higher = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = x.as_chunks::<16>();
-    let [mut low, mut high] = [[0f32; 16]; 2];
-    for chunk in chunks {
-        for i in 0..16 {
-            (low[i], high[i]) = (lower(low[i], chunk[i]), higher(high[i], chunk[i]));
-        }
-    }
-    let both = |values: [f32; 16], of: fn(f32, f32) -> f32| values.iter().chain(rest).copied().fold(0.0, of);
-    (both(low, lower), both(high, higher))
 }
 
 /// How the integer sums of a block of rows become floats.
@@ -467,23 +454,34 @@ impl<'a> Scaled<'a> {
         let (vectors, rest) = sums.as_chunks_mut::<LANES>();
         let tail = vectors.len() * LANES;
         for (i, sums) in vectors.iter_mut().enumerate() {
-            *sums = self.floats(*sums, row, i * LANES).map(|y| y.to_bits() as i32);
+            self.floats(&[*sums], [row, i * LANES], |y| *sums = y.map(|y| y.to_bits() as i32));
         }
         for (i, sum) in rest.iter_mut().enumerate() {
-            let [y] = self.floats([*sum], row, tail + i);
-            *sum = y.to_bits() as i32;
+            self.floats(&[[*sum]], [row, tail + i], |[y]| *sum = y.to_bits() as i32);
         }
     }
 
+    /// The sums of rows that begin at `row`, for the outputs from `column` on -> the outputs of one row after the other.
     #[inline(always)]
-    fn floats<const N: usize>(&self, sums: [i32; N], row: usize, column: usize) -> [f32; N] {
-        let (scale, zero) = self.places[row];
-        let (scales, weights) = (&self.weight.scales[column..][..N], &self.weight.sums[column..][..N]);
-        let mut y = [0f32; N];
-        for i in 0..N {
-            y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]);
+    fn floats<const N: usize>(
+        &self,
+        sums: &[[i32; N]],
+        [row, column]: [usize; 2],
+        mut put: impl FnMut([f32; N]),
+    ) {
+        // Copies, so that they stay in registers from row to row.
+        let (mut scales, mut weights) = ([0.0; N], [0; N]);
+        scales.copy_from_slice(&self.weight.scales[column..][..N]);
+        weights.copy_from_slice(&self.weight.sums[column..][..N]);
+        let bias = self.ending.bias::<N>(column);
+        let width = self.weight.scales.len();
+        for (row, (sums, &(scale, zero))) in (row..).zip(sums.iter().zip(&self.places[row..])) {
+            let mut y = [0.0; N];
+            for i in 0..N {
+                y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]) + bias[i];
+            }
+            put(self.ending.apply(y, self.start + row * width + column));
         }
-        self.ending.apply(y, self.start + row * self.weight.scales.len(), column)
     }
 }
 
@@ -492,8 +490,8 @@ impl Finish for Scaled<'_> {
     type Sum = i32;
 
     #[inline(always)]
-    fn finish<const N: usize>(&self, sums: [i32; N], row: usize, column: usize) -> [f32; N] {
-        self.floats(sums, row, column)
+    fn finish<const N: usize>(&self, sums: &[[i32; N]], place: [usize; 2], put: impl FnMut([f32; N])) {
+        self.floats(sums, place, put);
     }
 }
 

@@ -1,33 +1,29 @@
-//! Products of rows and weights on x86 processors with AVX2, in f32 and in 8 bits.
+//! Products of rows and weights on x86 processors, in f32 and in 8 bits.
 //!
-//! Weights are ordered once as the product reads them: panels of 16 outputs, which a few rows go through while their sums stay
-//! in registers; there each sum becomes an output. In 8 bits `vpmaddubsw` multiplies 32 pairs of bytes and adds neighbours in
-//! 16 bits, and `vpmaddwd` adds neighbours of these in 32 bits: more than twice the products of f32 in the same time. Where
-//! neighbours do not fit 16 bits (see [`crate::Rounded`]), bytes are widened first and multiplied by `vpmaddwd` alone: exact for
-//! any weights, a sixth slower.
+//! Weights are ordered once as the products read them, whichever unit of the processor multiplies: panels of 16 outputs, which
+//! a few rows go through while their sums stay in registers; there each sum becomes an output.
 
-use std::arch::x86_64::{
-    __m128i, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi32, _mm256_broadcast_ss,
-    _mm256_cvtepi8_epi16, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_setzero_si256,
-    _mm256_storeu_ps, _mm256_storeu_si256,
-};
+mod amx;
+mod avx2;
+mod avx512;
+
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::cpu::Block;
+use crate::cpu::{Block, write};
 
 /// Outputs of a panel.
 const COLUMNS: usize = 16;
-/// Rows that share the weights they load, as many as have room in the registers.
-const ROWS: usize = 6;
-const INT8_ROWS: usize = 4;
 /// Bytes of the panels that stay in a core's second-level cache while all rows go through them: so each weight is fetched once, and
 /// rows as often as there are such panels.
 const RESIDENT: usize = 256 << 10;
 /// Groups by which weights are asked for before they are multiplied. They come from far: a model's do not fit a cache.
 const AHEAD: usize = 24;
+
+/// Rows that one call should get at most.
+pub(crate) const MOST_ROWS: usize = 512;
 
 /// Weights `[in, out]`: for each 16 outputs, for each `GROUP` inputs, the weights of one output after the other. Zero where
 /// the last panel and group are not full.
@@ -44,14 +40,17 @@ pub(crate) type Int8Panels = Panels<i8, 4>;
 pub(crate) type WideInt8Panels = Panels<i8, 2>;
 /// In f32 each input stands alone.
 pub(crate) type FloatPanels = Panels<f32, 1>;
+/// In bf16, held as bits, two inputs.
+pub(crate) type Bf16Panels = Panels<u16, 2>;
 
 /// What becomes of sums.
 pub(crate) trait Finish {
     /// Type of a sum.
     type Sum: Copy;
 
-    /// The sums of `row` for the outputs from `column` on -> outputs. To be inlined into the product.
-    fn finish<const N: usize>(&self, sums: [Self::Sum; N], row: usize, column: usize) -> [f32; N];
+    /// The sums of rows, whose `place` is the first row and the first output; `put` gets the outputs of one row after the other. To be
+    /// inlined into the product.
+    fn finish<const N: usize>(&self, sums: &[[Self::Sum; N]], place: [usize; 2], put: impl FnMut([f32; N]));
 }
 
 /// Whether this processor runs the products.
@@ -59,16 +58,16 @@ pub(crate) fn supported() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// Whether the product in f32 is the fastest here. `gemm` is at the limit of processors with AVX-512, and slower on those with AVX2
-/// alone.
-pub(crate) fn preferred() -> bool {
-    supported() && !is_x86_feature_detected!("avx512f")
+/// Whether the product in 8 bits is exact for any weights, and not only for those whose neighbours fit 16 bits.
+pub(crate) fn exact_int8() -> bool {
+    avx512::supported_int8()
 }
 
 impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
-    /// Orders `weight [out, in]`.
-    pub(crate) fn new(weight: &[T], inputs: usize) -> Self {
-        let (outputs, depth) = (weight.len() / inputs, inputs.div_ceil(GROUP));
+    /// Orders `weight [out, in]`, with a multiple of `together` groups in a panel.
+    fn ordered(weight: &[T], inputs: usize, together: usize) -> Self {
+        let outputs = weight.len() / inputs;
+        let depth = inputs.div_ceil(GROUP).next_multiple_of(together);
         let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
         let panels = groups.par_chunks_exact_mut(depth).zip(weight.par_chunks(COLUMNS * inputs));
         panels.for_each(|(panel, rows)| {
@@ -85,13 +84,91 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         Self { groups, depth, outputs }
     }
 
-    /// Panels that stay in the cache together, the first one's place with them.
-    fn resident(&self) -> impl Iterator<Item = (usize, &[[[T; GROUP]; COLUMNS]])> {
-        let count = (RESIDENT / (self.depth * size_of::<[[T; GROUP]; COLUMNS]>()).max(1)).max(1);
+    /// Orders `[out, in]` that lies in a larger matrix, with a multiple of `together` groups in a panel. Outputs are whole panels,
+    /// zero behind those given.
+    fn ordered_rows(
+        (values, stride): Block<'_>,
+        [outputs, inputs]: [usize; 2],
+        together: usize,
+        of: impl Fn(f32) -> T + Copy,
+    ) -> Self {
+        let (panels, depth) = (outputs.div_ceil(COLUMNS), inputs.div_ceil(GROUP).next_multiple_of(together));
+        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; panels * depth];
+        // Of each row first what lies together, which takes whole vectors.
+        let mut rows = vec![[T::default(); GROUP]; COLUMNS * depth];
+        for (first, panel) in (0..outputs).step_by(COLUMNS).zip(groups.chunks_exact_mut(depth)) {
+            for (output, row) in (first..outputs).zip(rows.chunks_exact_mut(depth)) {
+                for (to, &value) in
+                    row.as_flattened_mut().iter_mut().zip(&values[output * stride..][..inputs])
+                {
+                    *to = of(value);
+                }
+            }
+            for (i, group) in panel.iter_mut().enumerate() {
+                for (to, row) in group.iter_mut().zip(rows.chunks_exact(depth)).take(outputs - first) {
+                    *to = row[i];
+                }
+            }
+        }
+        Self { groups, depth, outputs: panels * COLUMNS }
+    }
+
+    /// Orders `[in, out]` that lies in a larger matrix, with zeros behind it up to `depth` groups.
+    fn ordered_columns(
+        (values, stride): Block<'_>,
+        [inputs, outputs]: [usize; 2],
+        depth: usize,
+        of: impl Fn(f32) -> T + Copy,
+    ) -> Self {
+        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
+        // Of the rows that meet in a group first each by itself, which takes whole vectors.
+        let width = outputs.next_multiple_of(COLUMNS);
+        let mut rows = vec![T::default(); GROUP * width];
+        for group in 0..inputs.div_ceil(GROUP) {
+            for (input, row) in (group * GROUP..).zip(rows.chunks_exact_mut(width)) {
+                match input < inputs {
+                    true => {
+                        let values = &values[input * stride..][..outputs];
+                        row.iter_mut().zip(values).for_each(|(to, &value)| *to = of(value));
+                    }
+                    false => row.fill(T::default()),
+                }
+            }
+            for (panel, place) in groups[group..].iter_mut().step_by(depth.max(1)).enumerate() {
+                for i in 0..GROUP {
+                    let row = &rows[i * width + panel * COLUMNS..][..COLUMNS];
+                    for column in 0..COLUMNS {
+                        place[column][i] = row[column];
+                    }
+                }
+            }
+        }
+        Self { groups, depth, outputs }
+    }
+
+    /// Panels that stay in the cache together, a multiple of `tile` but for the last ones, and the first one's place with them.
+    fn resident(&self, tile: usize) -> impl Iterator<Item = (usize, &[[[T; GROUP]; COLUMNS]])> {
+        let panel = self.depth * size_of::<[[T; GROUP]; COLUMNS]>();
+        let count = (RESIDENT / panel.max(1)).next_multiple_of(tile).max(tile);
         self.groups
             .chunks((count * self.depth).max(1))
             .enumerate()
             .map(move |(i, panels)| (i * count, panels))
+    }
+
+    /// A product of `rows` with the panels behind what `y` holds; `multiply` writes all of its place.
+    #[allow(unsafe_code)]
+    pub(crate) fn append(
+        &self,
+        y: &mut Vec<f32>,
+        rows: usize,
+        multiply: impl FnOnce(&mut [MaybeUninit<f32>]),
+    ) {
+        let (start, len) = (y.len(), rows * self.outputs);
+        y.reserve(len);
+        multiply(&mut y.spare_capacity_mut()[..len]);
+        // SAFETY: these have been written.
+        unsafe { y.set_len(start + len) };
     }
 
     /// Values of a row of the product.
@@ -106,48 +183,44 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
 
     /// Writes the outputs of some rows, of which `row` is the first, and a panel.
     #[inline(always)]
-    fn put<F: Finish, const N: usize>(
+    fn put<F: Finish>(
         &self,
-        sums: [[F::Sum; COLUMNS]; N],
+        sums: &[[F::Sum; COLUMNS]],
         [row, panel]: [usize; 2],
         finish: &F,
         y: &mut [MaybeUninit<f32>],
     ) {
         let column = panel * COLUMNS;
-        for (row, sums) in (row..).zip(sums) {
-            let y = &mut y[row * self.outputs + column..(row + 1) * self.outputs];
-            if let Some(y) = y.first_chunk_mut() {
-                *y = finish.finish(sums, row, column).map(MaybeUninit::new);
-                continue;
-            }
-            for (i, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
-                let [value] = finish.finish([sum], row, column + i);
-                y.write(value);
+        let mut places = y[row * self.outputs..].chunks_exact_mut(self.outputs);
+        if column + COLUMNS <= self.outputs {
+            finish.finish(sums, [row, column], |values| {
+                if let Some(place) = places.next().and_then(|place| place[column..].first_chunk_mut()) {
+                    write(place, values);
+                }
+            });
+            return;
+        }
+        for ((row, sums), place) in (row..).zip(sums).zip(places) {
+            for (column, (&sum, place)) in (column..).zip(sums.iter().zip(&mut place[column..])) {
+                finish.finish(&[[sum]], [row, column], |[value]| {
+                    place.write(value);
+                });
             }
         }
     }
 }
 
-/// All rows `$x` through all panels, `$most` at a time and `$fewer` at the end. A macro, since a tile has to be inlined into a function
-/// that is compiled for AVX2, and its number of rows is one for the compiler.
-macro_rules! rows_through_panels {
-    ($panels:ident, $x:ident, $y:ident, $finish:ident, $tile:ident, $most:ident, $($fewer:literal)*) => {{
-        let stride = $panels.stride();
-        for (first, resident) in $panels.resident() {
-            for (i, rows) in $x.chunks($most * stride).enumerate() {
-                for (p, panel) in (first..).zip(resident.chunks_exact($panels.depth)) {
-                    let place = [i * $most, p];
-                    match rows.len() / stride {
-                        $($fewer => $panels.put($tile::<$fewer>(rows, panel), place, $finish, $y),)*
-                        _ => $panels.put($tile::<$most>(rows, panel), place, $finish, $y),
-                    }
-                }
-            }
-        }
-    }};
-}
-
 impl Int8Panels {
+    /// Rows that one call should get at least, where there are as many: fewer take the matrix unit as long, which waits for weights.
+    pub(crate) fn least_rows() -> usize {
+        if amx::supported() { amx::LEAST_ROWS } else { 1 }
+    }
+
+    /// Orders `weight [out, in]`.
+    pub(crate) fn new(weight: &[i8], inputs: usize) -> Self {
+        Self::ordered(weight, inputs, if amx::supported() { amx::GROUPS } else { 1 })
+    }
+
     /// Rows of [`Panels::stride`] bytes -> all of `y [rows, out]`.
     ///
     /// # Panics
@@ -155,17 +228,25 @@ impl Int8Panels {
     #[allow(unsafe_code)]
     pub(crate) fn multiply(&self, rows: &[u8], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
         assert!(supported());
-        // SAFETY: the processor has what the function is compiled for.
-        unsafe { self.multiply_avx2(rows, y, finish) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn multiply_avx2(&self, x: &[u8], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
-        rows_through_panels!(self, x, y, finish, int8_tile, INT8_ROWS, 1 2 3);
+        // SAFETY: the processor has what each function is compiled for.
+        unsafe {
+            if amx::supported() && rows.len() > amx::FEW * self.stride() {
+                amx::multiply_int8(self, rows, y, finish);
+            } else if avx512::supported_int8() {
+                avx512::multiply_int8(self, rows, y, finish);
+            } else {
+                avx2::multiply_int8(self, rows, y, finish);
+            }
+        }
     }
 }
 
 impl WideInt8Panels {
+    /// Orders `weight [out, in]`.
+    pub(crate) fn new(weight: &[i8], inputs: usize) -> Self {
+        Self::ordered(weight, inputs, 1)
+    }
+
     /// Rows of [`Panels::stride`] steps -> all of `y [rows, out]`.
     ///
     /// # Panics
@@ -174,57 +255,24 @@ impl WideInt8Panels {
     pub(crate) fn multiply(&self, rows: &[i16], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
         assert!(supported());
         // SAFETY: the processor has what the function is compiled for.
-        unsafe { self.multiply_avx2(rows, y, finish) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn multiply_avx2(&self, x: &[i16], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
-        rows_through_panels!(self, x, y, finish, wide_int8_tile, ROWS, 1 2 3 4 5);
+        unsafe { avx2::multiply_wide_int8(self, rows, y, finish) }
     }
 }
 
 impl FloatPanels {
-    /// Orders `[out, in]` that lies in a larger matrix. Outputs are whole panels, zero behind those given.
-    pub(crate) fn from_rows((values, stride): Block<'_>, [outputs, inputs]: [usize; 2]) -> Self {
-        let panels = outputs.div_ceil(COLUMNS);
-        let mut groups = vec![[[0.0]; COLUMNS]; panels * inputs];
-        for output in 0..outputs {
-            let panel = &mut groups[output / COLUMNS * inputs..][..inputs];
-            for (group, &value) in panel.iter_mut().zip(&values[output * stride..]) {
-                group[output % COLUMNS] = [value];
-            }
-        }
-        Self { groups, depth: inputs, outputs: panels * COLUMNS }
+    /// Orders `weight [out, in]`.
+    pub(crate) fn new(weight: &[f32], inputs: usize) -> Self {
+        Self::ordered(weight, inputs, 1)
+    }
+
+    /// Orders `[out, in]` that lies in a larger matrix.
+    pub(crate) fn from_rows(values: Block<'_>, dims: [usize; 2]) -> Self {
+        Self::ordered_rows(values, dims, 1, |value| value)
     }
 
     /// Orders `[in, out]` that lies in a larger matrix, with zeros for inputs behind it up to `depth`.
-    pub(crate) fn from_columns(
-        (values, stride): Block<'_>,
-        [inputs, outputs]: [usize; 2],
-        depth: usize,
-    ) -> Self {
-        let mut groups = vec![[[0.0]; COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
-        for input in 0..inputs {
-            let (whole, rest) = values[input * stride..][..outputs].as_chunks::<COLUMNS>();
-            let mut places = groups[input..].iter_mut().step_by(depth);
-            for (values, place) in whole.iter().zip(places.by_ref()) {
-                *place = values.map(|value| [value]);
-            }
-            if let Some(place) = places.next() {
-                place.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
-            }
-        }
-        Self { groups, depth, outputs }
-    }
-
-    /// [`FloatPanels::multiply`], with the product behind what `y` holds.
-    #[allow(unsafe_code)]
-    pub(crate) fn multiply_into(&self, y: &mut Vec<f32>, rows: &[f32], finish: &impl Finish<Sum = f32>) {
-        let (start, len) = (y.len(), rows.len() / self.stride() * self.outputs);
-        y.reserve(len);
-        self.multiply(rows, &mut y.spare_capacity_mut()[..len], finish);
-        // SAFETY: the product has written all of these.
-        unsafe { y.set_len(start + len) };
+    pub(crate) fn from_columns(values: Block<'_>, dims: [usize; 2], depth: usize) -> Self {
+        Self::ordered_columns(values, dims, depth, |value| value)
     }
 
     /// Rows `[rows, in]` -> all of `y [rows, out]`.
@@ -234,127 +282,84 @@ impl FloatPanels {
     #[allow(unsafe_code)]
     pub(crate) fn multiply(&self, rows: &[f32], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
         assert!(supported());
+        // SAFETY: the processor has what each function is compiled for.
+        unsafe {
+            if avx512::supported() {
+                avx512::multiply_float(self, rows, y, finish);
+            } else {
+                avx2::multiply_float(self, rows, y, finish);
+            }
+        }
+    }
+}
+
+/// The bits of the nearest bf16, the even one of two that are as near; NaN stays NaN.
+#[inline(always)]
+fn bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let nearest = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
+    if value.is_nan() { 0x7fc0 } else { nearest as u16 }
+}
+
+/// Appends a row in bf16, with zeros up to `stride`.
+#[inline(always)]
+pub(crate) fn push_bf16(to: &mut Vec<u16>, row: &[f32], stride: usize) {
+    let start = to.len();
+    to.resize(start + stride, 0);
+    for (place, &value) in to[start..].iter_mut().zip(row) {
+        *place = bf16(value);
+    }
+}
+
+impl Bf16Panels {
+    /// As [`Int8Panels::least_rows`].
+    pub(crate) const LEAST_ROWS: usize = amx::LEAST_ROWS;
+
+    /// Whether this processor runs the product.
+    pub(crate) fn supported() -> bool {
+        amx::supported_bf16()
+    }
+
+    /// Orders `weight [out, in]`.
+    pub(crate) fn new(weight: &[f32], inputs: usize) -> Self {
+        let outputs = weight.len() / inputs;
+        Self { outputs, ..Self::from_rows((weight, inputs), [outputs, inputs]) }
+    }
+
+    /// Orders `[out, in]` that lies in a larger matrix. Outputs are whole panels, zero behind those given.
+    pub(crate) fn from_rows(values: Block<'_>, dims: [usize; 2]) -> Self {
+        Self::ordered_rows(values, dims, amx::GROUPS, bf16)
+    }
+
+    /// Orders `[in, out]` that lies in a larger matrix.
+    pub(crate) fn from_columns(values: Block<'_>, [inputs, outputs]: [usize; 2]) -> Self {
+        let depth = inputs.div_ceil(2).next_multiple_of(amx::GROUPS);
+        Self::ordered_columns(values, [inputs, outputs], depth, bf16)
+    }
+
+    /// Rows of [`Panels::stride`] numbers -> all of `y [rows, out]`.
+    ///
+    /// # Panics
+    /// On a processor that does not support it.
+    #[allow(unsafe_code)]
+    pub(crate) fn multiply(&self, rows: &[u16], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
+        assert!(Self::supported());
         // SAFETY: the processor has what the function is compiled for.
-        unsafe { self.multiply_avx2(rows, y, finish) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn multiply_avx2(&self, x: &[f32], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
-        rows_through_panels!(self, x, y, finish, float_tile, ROWS, 1 2 3 4 5);
+        unsafe { amx::multiply_bf16(self, rows, y, finish) }
     }
 }
 
-/// Sums of `N` rows, one behind the other, with a panel.
-#[target_feature(enable = "avx2")]
-#[inline]
-#[allow(unsafe_code)]
-fn int8_tile<const N: usize>(rows: &[u8], panel: &[[[i8; 4]; COLUMNS]]) -> [[i32; COLUMNS]; N] {
-    let stride = panel.len() * 4;
-    assert!(rows.len() == N * stride);
-    let ones = _mm256_set1_epi16(1);
-    let mut sums = [[_mm256_setzero_si256(); 2]; N];
-    for (i, group) in panel.iter().enumerate() {
-        ask_for(group);
-        let weights = group.as_ptr().cast::<__m256i>();
-        // SAFETY: a group is two vectors long, and these loads need no alignment.
-        let weights: [_; 2] = std::array::from_fn(|half| unsafe { _mm256_loadu_si256(weights.add(half)) });
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: group `i` of row `r` lies in `rows`, whose length was asserted; the load needs no alignment. A slice
-            // would be read into another register first, which costs half of the speed.
-            let inputs = unsafe {
-                let group = rows.as_ptr().add(r * stride + i * 4).cast::<i32>();
-                _mm256_set1_epi32(group.read_unaligned())
-            };
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                let pairs = _mm256_maddubs_epi16(inputs, weights);
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
-            }
-        }
-    }
-    numbers(sums)
-}
-
-/// Sums of `N` rows, one behind the other, with a panel.
-#[target_feature(enable = "avx2")]
-#[inline]
-#[allow(unsafe_code)]
-fn wide_int8_tile<const N: usize>(rows: &[i16], panel: &[[[i8; 2]; COLUMNS]]) -> [[i32; COLUMNS]; N] {
-    let stride = panel.len() * 2;
-    assert!(rows.len() == N * stride);
-    let mut sums = [[_mm256_setzero_si256(); 2]; N];
-    for (i, group) in panel.iter().enumerate() {
-        ask_for(group);
-        let weights = group.as_ptr().cast::<__m128i>();
-        let weights: [_; 2] = std::array::from_fn(|half| {
-            // SAFETY: a group is two vectors of 16 bytes long, and these loads need no alignment.
-            _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(weights.add(half)) })
-        });
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: group `i` of row `r` lies in `rows`, whose length was asserted; the load needs no alignment. A slice
-            // would be read into another register first, which costs half of the speed.
-            let inputs = unsafe {
-                let group = rows.as_ptr().add(r * stride + i * 2).cast::<i32>();
-                _mm256_set1_epi32(group.read_unaligned())
-            };
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(inputs, weights));
-            }
-        }
-    }
-    numbers(sums)
+/// The `count` rows or panels of a tile, each of which has `len` elements; the last one again where there are fewer.
+fn places<T, const N: usize>(all: &[T], len: usize) -> [&[T]; N] {
+    let last = (all.len() / len).saturating_sub(1);
+    std::array::from_fn(|i| &all[i.min(last) * len..][..len])
 }
 
 /// Lets the cache fetch what lies [`AHEAD`] groups behind this one, be it weights or not.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "sse")]
 #[inline]
-fn ask_for<T>(group: &[T; COLUMNS]) {
-    _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(group).wrapping_add(AHEAD).cast());
-}
-
-/// Vectors as the numbers in them.
-#[target_feature(enable = "avx2")]
-#[inline]
-#[allow(unsafe_code)]
-fn numbers<const N: usize>(sums: [[__m256i; 2]; N]) -> [[i32; COLUMNS]; N] {
-    let mut numbers = [[0; COLUMNS]; N];
-    for (numbers, sums) in numbers.iter_mut().zip(sums) {
-        for (half, sum) in sums.into_iter().enumerate() {
-            // SAFETY: half of the numbers have the size of a vector, and the store needs no alignment.
-            unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().add(8 * half).cast(), sum) };
-        }
-    }
-    numbers
-}
-
-/// Sums of `N` rows, one behind the other, with a panel.
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-#[allow(unsafe_code)]
-fn float_tile<const N: usize>(rows: &[f32], panel: &[[[f32; 1]; COLUMNS]]) -> [[f32; COLUMNS]; N] {
-    let stride = panel.len();
-    assert!(rows.len() == N * stride);
-    let mut sums = [[_mm256_setzero_ps(); 2]; N];
-    for (i, group) in panel.iter().enumerate() {
-        ask_for(group);
-        let weights = group.as_ptr().cast::<f32>();
-        // SAFETY: a group is two vectors long, and these loads need no alignment.
-        let weights: [_; 2] = std::array::from_fn(|half| unsafe { _mm256_loadu_ps(weights.add(8 * half)) });
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: value `i` of row `r` lies in `rows`, whose length was asserted.
-            let input = unsafe { _mm256_broadcast_ss(&*rows.as_ptr().add(r * stride + i)) };
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = _mm256_fmadd_ps(input, weights, *sum);
-            }
-        }
-    }
-    let mut numbers = [[0.0; COLUMNS]; N];
-    for (numbers, sums) in numbers.iter_mut().zip(sums) {
-        for (half, sum) in sums.into_iter().enumerate() {
-            // SAFETY: half of the numbers have the size of a vector, and the store needs no alignment.
-            unsafe { _mm256_storeu_ps(numbers.as_mut_ptr().add(8 * half), sum) };
-        }
-    }
-    numbers
+fn ask_for<T>(group: *const [T; COLUMNS]) {
+    _mm_prefetch::<_MM_HINT_T0>(group.wrapping_add(AHEAD).cast());
 }
 
 #[cfg(test)]
@@ -376,8 +381,8 @@ mod tests {
     impl Finish for Exact {
         type Sum = i32;
 
-        fn finish<const N: usize>(&self, sums: [i32; N], _: usize, _: usize) -> [f32; N] {
-            sums.map(|sum| sum as f32)
+        fn finish<const N: usize>(&self, sums: &[[i32; N]], _: [usize; 2], put: impl FnMut([f32; N])) {
+            sums.iter().map(|sums| sums.map(|sum| sum as f32)).for_each(put);
         }
     }
 
@@ -403,14 +408,36 @@ mod tests {
         y.into_iter().map(|y| unsafe { y.assume_init() }).collect()
     }
 
+    /// A product in 8 bits.
+    type Multiply = unsafe fn(&Int8Panels, &[u8], &mut [MaybeUninit<f32>], &Exact);
+
+    /// All that this processor has: it takes one, and the tests of the op would pass over the others. With each, whether it
+    /// multiplies any weights exactly.
+    fn int8_units() -> Vec<(&'static str, Multiply, bool)> {
+        let units: [(_, Multiply, _, _); 3] = [
+            ("AVX2", avx2::multiply_int8, false, supported()),
+            ("AVX-512", avx512::multiply_int8, true, avx512::supported_int8()),
+            ("AMX", amx::multiply_int8, true, amx::supported()),
+        ];
+        let there = units.into_iter().filter(|unit| unit.3);
+        there.map(|(name, multiply, exact, _)| (name, multiply, exact)).collect()
+    }
+
     #[test]
+    #[allow(unsafe_code)]
     fn sums_are_exact_at_every_size_and_extreme() {
-        if !supported() {
-            return;
-        }
-        // The last one has more panels than stay in the cache together.
-        let cases =
-            [(1, 1, 1), (2, 8, 16), (3, 9, 17), (5, 512, 33), (4, 40, 16), (11, 2048, 20), (13, 2048, 150)];
+        // The last two have more panels than stay in the cache together.
+        let cases = [
+            (1, 1, 1),
+            (2, 8, 16),
+            (3, 9, 17),
+            (5, 512, 33),
+            (4, 40, 16),
+            (11, 2048, 20),
+            (17, 65, 49),
+            (13, 2048, 150),
+            (70, 560, 500),
+        ];
         for (rows, inputs, outputs) in cases {
             let case = format!("{rows}, {inputs}, {outputs}");
             // The first row is 255 throughout.
@@ -422,30 +449,40 @@ mod tests {
             // Neighbours of one sign come to at most 128; those of the first output come to just that.
             let narrow = steps([[64, 64], [-64, -64], [127, 1], [-127, 127]], |byte| byte.cast_signed() / 2);
             let wide = steps([[127, 127], [-127, -127], [127, 1], [-127, 127]], u8::cast_signed);
-            let panels = Int8Panels::new(&narrow, inputs);
-            let mut y = vec![MaybeUninit::uninit(); rows * outputs];
-            panels.multiply(&spread::<u8>(&x, inputs, panels.stride()), &mut y, &Exact);
-            assert_eq!(all(y), expected(&x, &narrow, inputs), "{case}");
-            let panels = WideInt8Panels::new(&wide, inputs);
-            let mut y = vec![MaybeUninit::uninit(); rows * outputs];
-            panels.multiply(&spread::<i16>(&x, inputs, panels.stride()), &mut y, &Exact);
-            assert_eq!(all(y), expected(&x, &wide, inputs), "{case}, wide");
+            for (name, multiply, exact) in int8_units() {
+                for steps in [&narrow, &wide].into_iter().take(1 + usize::from(exact)) {
+                    let panels = Int8Panels::new(steps, inputs);
+                    let mut y = vec![MaybeUninit::uninit(); rows * outputs];
+                    // SAFETY: this processor has the unit.
+                    unsafe { multiply(&panels, &spread(&x, inputs, panels.stride()), &mut y, &Exact) };
+                    assert_eq!(all(y), expected(&x, steps, inputs), "{case}, {name}");
+                }
+            }
+            if supported() {
+                let panels = WideInt8Panels::new(&wide, inputs);
+                let mut y = vec![MaybeUninit::uninit(); rows * outputs];
+                panels.multiply(&spread::<i16>(&x, inputs, panels.stride()), &mut y, &Exact);
+                assert_eq!(all(y), expected(&x, &wide, inputs), "{case}, wide");
+            }
         }
     }
 
     #[test]
+    #[allow(unsafe_code)]
     fn float_sums_are_exact_where_panels_do_not_stay_together() {
-        if !supported() {
-            return;
-        }
         struct Same;
         impl Finish for Same {
             type Sum = f32;
 
-            fn finish<const N: usize>(&self, sums: [f32; N], _: usize, _: usize) -> [f32; N] {
-                sums
+            fn finish<const N: usize>(&self, sums: &[[f32; N]], _: [usize; 2], put: impl FnMut([f32; N])) {
+                sums.iter().copied().for_each(put);
             }
         }
+        type Multiply = unsafe fn(&FloatPanels, &[f32], &mut [MaybeUninit<f32>], &Same);
+        let units: [(_, Multiply, _); 2] = [
+            ("AVX2", avx2::multiply_float, supported()),
+            ("AVX-512", avx512::multiply_float, avx512::supported()),
+        ];
         let (rows, inputs, outputs) = (13, 512, 150);
         assert!(inputs * outputs * size_of::<f32>() > RESIDENT);
         // Small whole numbers, so that sums are exact in any order.
@@ -453,8 +490,12 @@ mod tests {
         let weights: Vec<i8> =
             bytes(outputs * inputs, 9).iter().map(|byte| (byte % 8).cast_signed() - 4).collect();
         let weight: Vec<f32> = weights.iter().map(|&weight| f32::from(weight)).collect();
-        let mut y = Vec::new();
-        FloatPanels::new(&weight, inputs).multiply_into(&mut y, &spread::<f32>(&x, inputs, inputs), &Same);
-        assert_eq!(y, expected(&x, &weights, inputs));
+        let (panels, x_floats) = (FloatPanels::new(&weight, inputs), spread::<f32>(&x, inputs, inputs));
+        for (name, multiply, _) in units.into_iter().filter(|unit| unit.2) {
+            let mut y = vec![MaybeUninit::uninit(); rows * outputs];
+            // SAFETY: this processor has the unit.
+            unsafe { multiply(&panels, &x_floats, &mut y, &Same) };
+            assert_eq!(all(y), expected(&x, &weights, inputs), "{name}");
+        }
     }
 }

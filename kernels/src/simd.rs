@@ -7,31 +7,56 @@ pub(crate) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// Sum of `f(x)`, in 16 lanes so that it vectorises and rounds less than one running sum.
+/// Sum of `f(x)`. It rounds less than one running sum.
 #[inline(always)]
 pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let chunks = x.chunks_exact(16);
-    let tail: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
-    let mut lanes = [0f32; 16];
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f(v);
-        }
-    }
-    lanes.iter().sum::<f32>() + tail
+    fold(x, 0.0, |sum, v| sum + f(v), |a, b| a + b)
 }
 
-/// The largest value, NaN passed over; minus infinity if there is none. In lanes as [`sum`].
+/// The largest value, NaN passed over; minus infinity if there is none.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     // One instruction, which `f32::max` is not.
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = x.as_chunks::<16>();
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, v);
+    fold(x, f32::NEG_INFINITY, larger, larger)
+}
+
+/// The least value, NaN passed over; infinity if there is none.
+#[inline(always)]
+pub(crate) fn min(x: &[f32]) -> f32 {
+    let lower = |a: f32, b: f32| if b < a { b } else { a };
+    fold(x, f32::INFINITY, lower, lower)
+}
+
+/// What values add up to, in lanes that `join` brings together: as many as vectors hold, four times, since each step waits for the
+/// one before of its lane.
+#[inline(always)]
+fn fold(x: &[f32], start: f32, add: impl Fn(f32, f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut parts = [[start; LANES]; 4];
+    let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
+    for block in blocks {
+        for (lanes, x) in parts.iter_mut().zip(block.as_chunks::<LANES>().0) {
+            for i in 0..LANES {
+                lanes[i] = add(lanes[i], x[i]);
+            }
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+    // Loops, not `array::from_fn` or `map`: those are not always inlined, and then compiled for any processor.
+    let mut lanes = [start; LANES];
+    for i in 0..LANES {
+        lanes[i] = join(join(parts[0][i], parts[1][i]), join(parts[2][i], parts[3][i]));
+    }
+    let (chunks, rest) = rest.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] = add(lanes[i], x[i]);
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = join(lanes[i], lanes[i + half]);
+        }
+    }
+    rest.iter().fold(lanes[0], |sum, &v| add(sum, v))
 }

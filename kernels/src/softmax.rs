@@ -34,7 +34,7 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let width = layout.dims().last().copied().unwrap_or(0).max(1);
         let x = cpu::contiguous("softmax", x, layout)?;
-        let y = cpu::by_blocks(x, [width, width], BLOCK_ROWS, |x, y, _| {
+        let y = cpu::by_blocks(x, [width, width], 1..=BLOCK_ROWS, |x, y, _| {
             simd::dispatch(
                 #[inline(always)]
                 || {
@@ -52,26 +52,35 @@ impl CustomOp1 for Softmax {
 /// Makes a row its softmax. NaN makes all of it NaN.
 #[inline(always)]
 pub(crate) fn softmax_row(row: &mut [f32]) {
-    let max = simd::max(row);
-    row.iter_mut().for_each(|v| *v = exp(*v - max));
-    let scale = 1.0 / simd::sum(row, |v| v);
+    let scale = 1.0 / exp_row(row);
     row.iter_mut().for_each(|v| *v *= scale);
 }
 
-/// `e^x` for `x <= 0`, to 2 units in the last place, without a branch or a call: the loop over it vectorises. Below
-/// -87, where f32 ends, it is `e^-87`; NaN stays NaN.
+/// Makes a row its softmax times a number, which is returned: 0 for no values, and NaN if one is.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp_row(row: &mut [f32]) -> f32 {
+    let max = simd::max(row);
+    row.iter_mut().for_each(|v| *v = exp(*v - max));
+    simd::sum(row, |v| v)
+}
+
+/// `e^x` for `x <= 0`, to 2 units in the last place, without a branch or, on processors with fused multiply-add, a call: the loop
+/// over it vectorises. Below -87, where f32 ends, it is `e^-87`; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
     /// Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     // ln 2 in two parts, so that the remainder in [-0.35, 0.35] keeps its digits.
-    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
     // The Taylor series has the digits of f32 on that interval with its term of seventh degree.
     let series = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-    let value = series.into_iter().fold(1.0 / 5040.0, |sum, term| sum * r + term);
+    let mut value: f32 = 1.0 / 5040.0;
+    for term in series {
+        value = value.mul_add(r, term);
+    }
     let exponent = (shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23;
     value * f32::from_bits(exponent)
 }

@@ -1,10 +1,11 @@
+use candle_core::Tensor;
 use funasr_kernels::{Attention, Lengths, Visible};
 
 use crate::{ROUNDS, Random, assert_close, assert_refused, edges, tensor, values};
 
 fn attention(heads: usize, queries: &[usize], keys: &[usize]) -> Attention {
     let (queries, keys) = (Lengths::new(queries.to_vec()), Lengths::new(keys.to_vec()));
-    Attention { heads, queries, keys, visible: Visible::All }
+    Attention { heads, queries, keys, visible: Visible::All, bf16: false }
 }
 
 #[test]
@@ -82,12 +83,40 @@ fn fast_equals_reference() {
                 1 => Visible::Past,
                 _ => Visible::Split((0..batch).map(|_| random.within(0, keys + 2)).collect()),
             },
+            bf16: false,
         };
         let q = (random.rows(batch, queries, width) * 3.0).unwrap();
         let (k, v) = (random.rows(batch, keys, width), random.rows(batch, keys, width));
         let fast = op.forward(&q, &k, &v).unwrap();
-        assert_close(&format!("round {round}, {op:?}"), &fast, &op.reference(&q, &k, &v).unwrap());
+        let reference = op.reference(&q, &k, &v).unwrap();
+        assert_close(&format!("round {round}, {op:?}"), &fast, &reference);
+        let rounded = Attention { bf16: true, ..op }.forward(&q, &k, &v).unwrap();
+        for (a, b) in values(&rounded).into_iter().zip(values(&reference)) {
+            // Scores of up to 40 that are off by 2^-9 of themselves.
+            assert!((a - b).abs() < 0.1, "round {round}, in bf16: {a} and {b}");
+        }
     }
+}
+
+/// What is rounded to bf16 may be padded and not finite as well.
+#[test]
+fn rows_in_bf16_are_alone() {
+    let mut random = Random(5);
+    let [q, k, v] = [0, 1, 2].map(|_| random.tensor(&[2, 40, 64]));
+    let op = Attention { bf16: true, ..attention(2, &[40, 33], &[40, 17]) };
+    let y = values(&op.forward(&q, &k, &v).unwrap());
+    let mut bad = values(&q);
+    bad[3 * 64] = f32::NAN;
+    let other = values(&op.forward(&tensor(&bad, &[2, 40, 64]), &k, &v).unwrap());
+    assert!(other[3 * 64..3 * 64 + 32].iter().all(|y| y.is_nan()), "the head of a row that is not finite");
+    for (i, (a, b)) in y.iter().zip(&other).enumerate().filter(|(i, _)| !(3 * 64..3 * 64 + 32).contains(i)) {
+        assert_eq!(a, b, "{i}");
+    }
+    assert!(y[(40 + 33) * 64..].iter().all(|&y| y == 0.0), "padding");
+    let alone = Attention { bf16: true, ..attention(2, &[33], &[17]) };
+    let item = |x: &Tensor, rows| x.narrow(0, 1, 1).unwrap().narrow(1, 0, rows).unwrap();
+    let alone = alone.forward(&item(&q, 33), &item(&k, 17), &item(&v, 17)).unwrap();
+    assert_eq!(values(&alone), y[40 * 64..(40 + 33) * 64]);
 }
 
 /// Frames among themselves, a few to very many and very many to a few; of very many among themselves the reference would hold
@@ -103,7 +132,7 @@ fn edges_equal_reference() {
             let [k, v] = [0, 1].map(|_| random.rows(batch, keys.max(), 8));
             let case = format!("batch {batch}, {} queries, {} keys", queries.max(), keys.max());
             for visible in [Visible::All, Visible::Past] {
-                let op = Attention { heads: 2, queries: queries.clone(), keys: keys.clone(), visible };
+                let op = Attention { visible, ..attention(2, queries.items(), keys.items()) };
                 assert_close(&case, &op.forward(&q, &k, &v).unwrap(), &op.reference(&q, &k, &v).unwrap());
             }
         }

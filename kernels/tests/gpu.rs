@@ -220,7 +220,7 @@ fn attention() {
                 1 => Visible::Past,
                 _ => Visible::Split((0..keys.batch()).map(|_| random.within(0, keys.max() + 2)).collect()),
             };
-            let op = Attention { heads, queries: queries.clone(), keys: keys.clone(), visible };
+            let op = Attention { heads, queries: queries.clone(), keys: keys.clone(), visible, bf16: false };
             // Scores far enough apart that some keys matter more than others.
             let q = Both::rows(&mut random, &queries, heads * head, 6.0, (dtype, gpu));
             let [k, v] = [0, 1].map(|_| Both::rows(&mut random, &keys, heads * head, 1.0, (dtype, gpu)));
@@ -292,7 +292,7 @@ fn misfits_name_op_and_shapes() {
     let norm = LayerNorm { eps: 1e-5 };
     assert_refused(norm.forward(&ones(&[2, 3]), &ones(&[4]), &ones(&[3])), &["layer-norm", "[2, 3]", "[4]"]);
     let (queries, visible) = (lengths.clone(), Visible::All);
-    let op = Attention { heads: 1, queries, keys: lengths.clone(), visible };
+    let op = Attention { heads: 1, queries, keys: lengths.clone(), visible, bf16: false };
     let wide = ones(&[1, 3, 136]);
     assert_refused(op.forward(&wide, &wide, &wide), &["attention", "136", "128"]);
     let (q, k) = (ones(&[1, 3, 8]), ones(&[1, 3, 16]));

@@ -95,3 +95,21 @@ fn rows_alone_and_other_formats() {
     assert_close("f64", &all, &wide);
     assert_eq!(forward(&IDENTITY, &x.narrow(1, 0, 0).unwrap(), &weight, &bias).unwrap().dims(), [1, 0, 50]);
 }
+
+/// Where the processor has no product of bf16, nothing is rounded.
+#[test]
+fn coarse_is_near_the_reference() {
+    for round in 0..ROUNDS {
+        let mut random = Random(round);
+        let [rows, inputs, outputs] = [random.within(1, 70), random.within(1, 100), random.within(1, 50)];
+        let op = Linear { activation: Activation::Relu, addends: &[] };
+        let x = random.tensor(&[1, rows, inputs]);
+        let [weight, bias] = [random.tensor(&[outputs, inputs]), random.tensor(&[outputs])];
+        let fast = op.forward(&x, &FloatWeight::coarse(&weight).unwrap(), &bias).unwrap();
+        let reference = op.reference(&x, &weight, &bias).unwrap();
+        for (a, b) in values(&fast).into_iter().zip(values(&reference)) {
+            // Two factors that are off by 2^-9 each, in sums of up to 100 products that go either way.
+            assert!((a - b).abs() < 0.2, "round {round}: {a} and {b}");
+        }
+    }
+}

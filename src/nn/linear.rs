@@ -6,7 +6,7 @@ use funasr_kernels::{
     Activation, FloatWeight, Int8Weight, Linear as LinearOp, LinearInt8 as LinearInt8Op, Rounded,
 };
 
-use crate::device::{INT8_MARK, STORED_SCALE};
+use crate::device::{BF16_MARK, INT8_MARK, STORED_SCALE};
 
 /// `x W^T + b`, with tensors `weight [out, in]` and `bias [out]`.
 #[derive(Debug, Clone)]
@@ -35,6 +35,16 @@ impl Linear {
         Self::new(&vb.get((outputs, inputs), "weight")?, vb.get(outputs, "bias")?)
     }
 
+    /// [`Linear::load`] for the layer behind all others, over the vocabulary, where 8 bits would cost too much accuracy: where the
+    /// others take 8 bits (`vb` has a [`BF16_MARK`]), it takes bf16 if this is a CPU that multiplies those faster.
+    pub fn load_vocabulary(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        if !vb.contains_tensor(BF16_MARK) {
+            return Self::load_f32(inputs, outputs, vb);
+        }
+        let weight = FloatWeight::coarse(&vb.get((outputs, inputs), "weight")?)?;
+        Ok(Self { weight: Weight::Float(weight), bias: vb.get(outputs, "bias")? })
+    }
+
     /// [`Linear::load`] of `weight` alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let weight = Weight::load(inputs, outputs, &vb)?;
@@ -44,6 +54,11 @@ impl Linear {
     /// From `weight [out, in]` and `bias [out]`, in floats.
     pub fn new(weight: &Tensor, bias: Tensor) -> Result<Self> {
         Ok(Self { weight: Weight::float(weight)?, bias })
+    }
+
+    /// Whether it multiplies in 8 bits.
+    pub fn is_int8(&self) -> bool {
+        matches!(self.weight, Weight::Int8(_))
     }
 
     /// `[.., in]` -> `[.., out]`.

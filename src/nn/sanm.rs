@@ -182,7 +182,13 @@ impl SanmAttention {
             None => (kv, lengths.clone()),
         };
         let (k, v) = (kv.narrow(2, 0, width)?, kv.narrow(2, width, width)?);
-        let attention = Attention { heads: self.heads, queries: lengths.clone(), keys, visible };
+        let attention = Attention {
+            heads: self.heads,
+            queries: lengths.clone(),
+            keys,
+            visible,
+            bf16: self.linear_q_k_v.is_int8(),
+        };
         let addends: Vec<&Tensor> = [&memory].into_iter().chain(residual).collect();
         self.linear_out.forward_add(&attention.forward(&q, &k, &v)?, &addends)
     }

@@ -117,7 +117,8 @@ impl CrossAttention {
         };
         let width = q.dim(2)?;
         let queries = batch.tokens.clone();
-        let attention = Attention { heads: self.heads, queries, keys, visible: Visible::All };
+        let bf16 = self.linear_q.is_int8() && self.linear_k_v.is_int8();
+        let attention = Attention { heads: self.heads, queries, keys, visible: Visible::All, bf16 };
         attention.forward(&q, &kv.narrow(2, 0, width)?, &kv.narrow(2, width, width)?)
     }
 
@@ -318,7 +319,7 @@ impl SanmDecoder {
             bail!("decoder: kernel_size is 0");
         }
         let stack = DecoderStack::load(width, config, vb.clone())?;
-        let output_layer = Linear::load_f32(width, vocab, vb.pp("output_layer"))?;
+        let output_layer = Linear::load_vocabulary(width, vocab, vb.pp("output_layer"))?;
         Ok(Self { stack, output_layer, kernel, shift: config.shift() })
     }
 

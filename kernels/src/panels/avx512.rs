@@ -1,0 +1,140 @@
+//! Products of rows and panels by the vectors of AVX-512, 16 numbers of 32 bits each: a group of a panel is one of them. In 8
+//! bits VNNI multiplies four inputs of 16 outputs at once and adds them in 32 bits, exact for any weights.
+
+use std::arch::x86_64::{
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
+};
+use std::mem::MaybeUninit;
+
+use super::{COLUMNS, Finish, FloatPanels, Int8Panels, ask_for, places};
+
+/// Rows and panels of a tile, as many as have room in the registers: each loads its inputs once for all of the others.
+const ROWS: usize = 6;
+const PANELS: usize = 4;
+
+/// Whether this processor runs the product in f32.
+pub(super) fn supported() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+}
+
+/// Whether this processor runs the product in 8 bits.
+pub(super) fn supported_int8() -> bool {
+    supported() && is_x86_feature_detected!("avx512vnni")
+}
+
+/// All rows `$x` through all panels, [`ROWS`] and [`PANELS`] of them at a time, `$fewer` rows at the end. Where some are missing, the
+/// last one is multiplied again. A macro as for AVX2.
+macro_rules! rows_through_panels {
+    ($panels:ident, $x:ident, $y:ident, $finish:ident, $tile:ident, $($fewer:literal)*) => {{
+        let (stride, depth) = ($panels.stride(), $panels.depth);
+        let mut sums = [[[Default::default(); COLUMNS]; ROWS]; PANELS];
+        for (first, resident) in $panels.resident(PANELS) {
+            for (i, rows) in $x.chunks(ROWS * stride).enumerate() {
+                let count = rows.len() / stride;
+                for (p, together) in resident.chunks(PANELS * depth).enumerate() {
+                    match count {
+                        $(..=$fewer => $tile::<$fewer>(rows, together, depth, &mut sums),)*
+                        _ => $tile::<ROWS>(rows, together, depth, &mut sums),
+                    }
+                    for (sums, panel) in sums.iter().zip(first + p * PANELS..).take(together.len() / depth) {
+                        $panels.put(&sums[..count], [i * ROWS, panel], $finish, $y);
+                    }
+                }
+            }
+        }
+    }};
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn multiply_int8(
+    panels: &Int8Panels,
+    x: &[u8],
+    y: &mut [MaybeUninit<f32>],
+    finish: &impl Finish<Sum = i32>,
+) {
+    rows_through_panels!(panels, x, y, finish, int8_tile, 1 2 4);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn multiply_float(
+    panels: &FloatPanels,
+    x: &[f32],
+    y: &mut [MaybeUninit<f32>],
+    finish: &impl Finish<Sum = f32>,
+) {
+    rows_through_panels!(panels, x, y, finish, float_tile, 1 2 4);
+}
+
+/// Sums of `N` rows with each panel. There are as many of both, or fewer: then the last one stands for those missing.
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+#[allow(unsafe_code)]
+fn int8_tile<const N: usize>(
+    rows: &[u8],
+    panels: &[[[i8; 4]; COLUMNS]],
+    depth: usize,
+    numbers: &mut [[[i32; COLUMNS]; ROWS]; PANELS],
+) {
+    let rows: [_; N] = places(rows, depth * 4);
+    let panels: [_; PANELS] = places(panels, depth);
+    let mut sums = [[_mm512_setzero_si512(); N]; PANELS];
+    for i in 0..depth {
+        let weights = panels.map(|panel| {
+            // SAFETY: `places` gives slices of `depth` groups, each of the size of a vector; the load needs no alignment.
+            unsafe { _mm512_loadu_si512(panel.as_ptr().add(i).cast()) }
+        });
+        panels.iter().for_each(|panel| ask_for(panel.as_ptr().wrapping_add(i)));
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: and slices of `depth` groups of four bytes; the read needs no alignment.
+            let inputs = _mm512_set1_epi32(unsafe { row.as_ptr().add(i * 4).cast::<i32>().read_unaligned() });
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                sums[r] = _mm512_dpbusd_epi32(sums[r], inputs, weights);
+            }
+        }
+    }
+    for (numbers, sums) in numbers.iter_mut().zip(sums) {
+        for (numbers, sum) in numbers.iter_mut().zip(sums) {
+            // SAFETY: the numbers have the size of a vector, and the store needs no alignment.
+            unsafe { _mm512_storeu_si512(numbers.as_mut_ptr().cast(), sum) };
+        }
+    }
+}
+
+/// The same in f32.
+#[target_feature(enable = "avx512f")]
+#[inline]
+#[allow(unsafe_code)]
+fn float_tile<const N: usize>(
+    rows: &[f32],
+    panels: &[[[f32; 1]; COLUMNS]],
+    depth: usize,
+    numbers: &mut [[[f32; COLUMNS]; ROWS]; PANELS],
+) {
+    let rows: [_; N] = places(rows, depth);
+    let panels: [_; PANELS] = places(panels, depth);
+    let mut sums = [[_mm512_setzero_ps(); N]; PANELS];
+    for i in 0..depth {
+        let weights = panels.map(|panel| {
+            // SAFETY: `places` gives slices of `depth` groups, each of the size of a vector; the load needs no alignment.
+            unsafe { _mm512_loadu_ps(panel.as_ptr().add(i).cast()) }
+        });
+        panels.iter().for_each(|panel| ask_for(panel.as_ptr().wrapping_add(i)));
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: and slices of `depth` numbers.
+            let input = _mm512_set1_ps(unsafe { *row.as_ptr().add(i) });
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                sums[r] = _mm512_fmadd_ps(input, weights, sums[r]);
+            }
+        }
+    }
+    for (numbers, sums) in numbers.iter_mut().zip(sums) {
+        for (numbers, sum) in numbers.iter_mut().zip(sums) {
+            // SAFETY: the numbers have the size of a vector, and the store needs no alignment.
+            unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), sum) };
+        }
+    }
+}
