@@ -100,14 +100,6 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Fills a place. `array::map` is not always inlined, and then compiled for any processor.
-#[inline(always)]
-pub(crate) fn write<const N: usize>(place: &mut [MaybeUninit<f32>; N], values: [f32; N]) {
-    for i in 0..N {
-        place[i].write(values[i]);
-    }
-}
-
 /// What happens to the sums of a linear layer: the bias and other tensors are added, and it is activated.
 pub(crate) struct Ending<'a> {
     /// `[out]`.

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::cpu::{Block, write};
+use crate::cpu::Block;
 
 /// Outputs of a panel.
 const COLUMNS: usize = 16;
@@ -194,8 +194,13 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         let mut places = y[row * self.outputs..].chunks_exact_mut(self.outputs);
         if column + COLUMNS <= self.outputs {
             finish.finish(sums, [row, column], |values| {
-                if let Some(place) = places.next().and_then(|place| place[column..].first_chunk_mut()) {
-                    write(place, values);
+                if let Some(place) =
+                    places.next().and_then(|place| place[column..].first_chunk_mut::<COLUMNS>())
+                {
+                    // Not by `array::map`, which is not always inlined, and then compiled for any processor.
+                    for (place, value) in place.iter_mut().zip(values) {
+                        place.write(value);
+                    }
                 }
             });
             return;
