@@ -138,19 +138,19 @@ pub fn is_funasr_dir(path: &Path) -> bool {
 
 /// Converts the FunASR directory `src` into the directory `dst`.
 ///
-/// `dst` is made if it is missing. Files appear in it complete, `config.json` last: a directory that has it is whole.
+/// `dst` is made if it is missing, and `src` is a model. Files appear in it complete, `config.json` last: a directory that has it is whole.
 /// The same input gives the same bytes. Memory stays at a few megabytes plus the largest non-contiguous tensor.
 ///
 /// # Errors
 /// A directory that is no model, a damaged or hostile file, a class or option that the engine does not support, token
 /// lists that do not fit the weights, a weight beyond the range of the target type, and failing reads and writes.
 pub fn convert(src: &Path, dst: &Path, options: &ConvertOptions) -> Result<Report> {
-    fs::create_dir_all(dst).map_err(Error::io(dst))?;
     let same = || Some(src.canonicalize().ok()? == dst.canonicalize().ok()?);
     if same().unwrap_or(false) {
         return Err(Error::config(dst, "the destination is the source directory"));
     }
     let (model, skipped) = Model::read(src)?;
+    fs::create_dir_all(dst).map_err(Error::io(dst))?;
     let staging = tempfile::Builder::new().prefix(".convert-").tempdir_in(dst).map_err(Error::io(dst))?;
     let bytes_written = model.write(staging.path(), options)?;
     publish(staging.path(), dst)?;

@@ -287,6 +287,7 @@ fn a_directory_is_a_model_only_with_config_and_checkpoint() {
     fs::remove_file(case.source().join("model.pb")).unwrap();
     assert!(!is_funasr_dir(&case.source()));
     assert!(case.refusal().ends_with("not a FunASR model directory: no model.pt or model.pb"));
+    assert!(!case.target().exists(), "a directory for nothing");
     assert!(!is_funasr_dir(&case.source().join("absent")));
 }
 
