@@ -79,13 +79,12 @@ impl FsmnMemory {
             y.fill(MaybeUninit::new(0.0));
             return;
         }
-        if !self.skip {
+        let y = if self.skip {
+            y.write_copy_of_slice(row(t))
+        } else {
             y.fill(MaybeUninit::new(0.0));
-        }
-        let y = match self.skip {
-            true => y.write_copy_of_slice(row(t)),
             // SAFETY: all of it has been written.
-            false => unsafe { y.assume_init_mut() },
+            unsafe { y.assume_init_mut() }
         };
         for (k, tap) in taps.chunks_exact(y.len()).enumerate() {
             let source = t as isize + self.offset + (k * self.dilation) as isize;

@@ -70,6 +70,12 @@ impl Panels {
     }
 }
 
+/// Whether a weight is what panels hold, and the fast versions run.
+#[cfg(target_arch = "x86_64")]
+fn suits_panels(weight: &Tensor) -> bool {
+    cpu::is_f32_on_cpu(weight) && cpu::is_fast(weight) && weight.elem_count() > 0
+}
+
 impl std::fmt::Debug for FloatWeight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("FloatWeight").field(&self.dims()).finish()
@@ -80,11 +86,7 @@ impl FloatWeight {
     /// Lays out `weight [out, in]`.
     pub fn new(weight: &Tensor) -> Result<Self> {
         #[cfg(target_arch = "x86_64")]
-        if cpu::is_f32_on_cpu(weight)
-            && cpu::is_fast(weight)
-            && panels::supported()
-            && weight.elem_count() > 0
-        {
+        if panels::supported() && suits_panels(weight) {
             return Self::panels(weight, |weight, inputs| {
                 Panels::Float(Arc::new(FloatPanels::new(weight, inputs)))
             });
@@ -95,11 +97,7 @@ impl FloatWeight {
     /// Lays out `weight [out, in]`, rounded to bf16 if this is a CPU that multiplies those faster; then inputs are rounded, too.
     pub fn coarse(weight: &Tensor) -> Result<Self> {
         #[cfg(target_arch = "x86_64")]
-        if cpu::is_f32_on_cpu(weight)
-            && cpu::is_fast(weight)
-            && Bf16Panels::supported()
-            && weight.elem_count() > 0
-        {
+        if Bf16Panels::supported() && suits_panels(weight) {
             return Self::panels(weight, |weight, inputs| {
                 Panels::Bf16(Arc::new(Bf16Panels::new(weight, inputs)))
             });
