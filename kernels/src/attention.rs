@@ -251,9 +251,9 @@ fn attend_in_panels(
         queries.clear();
         rows.clone().for_each(|row| queries.extend_from_slice(&q.0[row * q.1..][..width]));
         scores.clear();
-        k.append(&mut scores, rows.len(), |scores| k.multiply(&queries, scores, &Times(scale)));
+        k.append(&mut scores, rows.len(), |k, scores| k.multiply(&queries, scores, &Times(scale)));
         weigh(rows.clone(), &mut scores);
-        v.append(&mut y, rows.len(), |y| v.multiply(&scores, y, &Times(1.0)));
+        v.append(&mut y, rows.len(), |v, y| v.multiply(&scores, y, &Times(1.0)));
     }
     y
 }
@@ -278,7 +278,7 @@ fn attend_in_bf16(
         queries.clear();
         rows.clone().for_each(|row| push_bf16(&mut queries, &q.0[row * q.1..][..width], k.stride()));
         scores.clear();
-        k.append(&mut scores, rows.len(), |scores| k.multiply(&queries, scores, &Times(scale)));
+        k.append(&mut scores, rows.len(), |k, scores| k.multiply(&queries, scores, &Times(scale)));
         weights.clear();
         sums.clear();
         simd::dispatch(
@@ -291,7 +291,7 @@ fn attend_in_bf16(
                 }
             },
         );
-        v.append(&mut y, rows.len(), |y| v.multiply(&weights, y, &Divided(&sums)));
+        v.append(&mut y, rows.len(), |v, y| v.multiply(&weights, y, &Divided(&sums)));
     }
     y
 }

@@ -1,8 +1,6 @@
 //! `y = activation(x W + b + addends)`.
 
 #[cfg(target_arch = "x86_64")]
-use std::ops::RangeInclusive;
-#[cfg(target_arch = "x86_64")]
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -57,17 +55,6 @@ enum Layout {
 enum Panels {
     Float(Arc<FloatPanels>),
     Bf16(Arc<Bf16Panels>),
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Panels {
-    /// Rows that one task multiplies.
-    fn rows(&self) -> RangeInclusive<usize> {
-        match self {
-            Self::Float(_) => 1..=panels::MOST_ROWS,
-            Self::Bf16(_) => Bf16Panels::LEAST_ROWS..=panels::MOST_ROWS,
-        }
-    }
 }
 
 /// Whether a weight is what panels hold, and the fast versions run.
@@ -278,11 +265,14 @@ impl CustomOp2 for PanelLinear<'_> {
         let addends = held.iter().map(|(storage, layout)| cpu::addend("linear", storage, layout, &shape));
         let (addends, relu) = (addends.collect::<Result<_>>()?, self.op.activation == Activation::Relu);
         let ending = cpu::Ending { bias, addends, relu };
-        let y = cpu::by_blocks(x, [inputs, outputs], self.panels.rows(), |x, y, start| {
+        let y = cpu::by_blocks(x, [inputs, outputs], panels::ROWS, |x, y, start| {
             let ended = Ended { ending: &ending, start };
             match self.panels {
-                Panels::Float(panels) => panels.multiply(x, y, &ended),
-                Panels::Bf16(panels) => panels.multiply(&rounded(x, inputs, panels.stride()), y, &ended),
+                Panels::Float(panels) => panels.on_threads(y, |panels, y| panels.multiply(x, y, &ended)),
+                Panels::Bf16(panels) => {
+                    let x = rounded(x, inputs, panels.stride());
+                    panels.on_threads(y, |panels, y| panels.multiply(&x, y, &ended));
+                }
             }
             Ok(())
         })?;

@@ -19,6 +19,8 @@ const MAX_INPUTS: usize = 1 << 15;
 const TOP: f32 = 255.0;
 /// Largest step of a weight.
 const LIMIT: f32 = 127.0;
+/// Rows that one task rounds.
+const ROUNDED: usize = 32;
 /// Largest sum of two neighbouring steps that [`Int8Panels`] multiply exactly: 255 times that fits 16 bits.
 const PAIR_LIMIT: i32 = 128;
 
@@ -318,12 +320,12 @@ impl Packed {
             #[cfg(target_arch = "x86_64")]
             Product::Panels(panels) => {
                 let steps: Vec<u8> = scaled.round(x, panels.stride());
-                panels.multiply(&steps, y, &scaled);
+                panels.on_threads(y, |panels, y| panels.multiply(&steps, y, &scaled));
             }
             #[cfg(target_arch = "x86_64")]
             Product::Wide(panels) => {
                 let steps: Vec<i16> = scaled.round(x, panels.stride());
-                panels.multiply(&steps, y, &scaled);
+                panels.on_threads(y, |panels, y| panels.multiply(&steps, y, &scaled));
             }
             Product::Prepacked(weights) => {
                 let steps: Vec<u8> = scaled.round(x, self.inputs);
@@ -345,9 +347,7 @@ impl Product {
     fn rows(&self) -> RangeInclusive<usize> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Panels(_) => Int8Panels::least_rows()..=panels::MOST_ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Self::Wide(_) => 1..=panels::MOST_ROWS,
+            Self::Panels(_) | Self::Wide(_) => panels::ROWS,
             Self::Prepacked(_) => 1..=64,
         }
     }
@@ -430,20 +430,22 @@ impl<'a> Scaled<'a> {
     }
 
     /// Steps of the rows `x`, each row in `stride` numbers of which the last may be zeros. Keeps scales and zero points.
-    fn round<T: From<u8> + Clone>(&mut self, x: &[f32], stride: usize) -> Vec<T> {
-        let inputs = self.weight.inputs;
-        let mut steps = vec![T::from(0); x.len() / inputs * stride];
-        let rows = x.chunks_exact(inputs).zip(steps.chunks_exact_mut(stride));
-        self.places.reserve_exact(rows.len());
-        // A loop, since `extend` would not be inlined: it would be compiled for any processor.
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (x, steps) in rows {
-                    self.places.push(round_row(x, &mut steps[..x.len()]));
-                }
-            },
-        );
+    fn round<T: From<u8> + Clone + Send>(&mut self, x: &[f32], stride: usize) -> Vec<T> {
+        let (inputs, rows) = (self.weight.inputs, x.len() / self.weight.inputs);
+        let mut steps = vec![T::from(0); rows * stride];
+        self.places = vec![(0.0, 0); rows];
+        let places = self.places.par_chunks_mut(ROUNDED).zip(steps.par_chunks_mut(ROUNDED * stride));
+        places.zip(x.par_chunks(ROUNDED * inputs)).for_each(|((places, steps), x)| {
+            let rows = x.chunks_exact(inputs).zip(steps.chunks_exact_mut(stride));
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for (place, (x, steps)) in places.iter_mut().zip(rows) {
+                        *place = round_row(x, &mut steps[..inputs]);
+                    }
+                },
+            );
+        });
         steps
     }
 

@@ -6,13 +6,17 @@
 mod amx;
 mod avx2;
 mod avx512;
+mod output;
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 
 use rayon::prelude::*;
 
 use crate::cpu::Block;
+
+pub(crate) use output::Output;
 
 /// Outputs of a panel.
 const COLUMNS: usize = 16;
@@ -22,8 +26,13 @@ const RESIDENT: usize = 256 << 10;
 /// Groups by which weights are asked for before they are multiplied. They come from far: a model's do not fit a cache.
 const AHEAD: usize = 24;
 
-/// Rows that one call should get at most.
-pub(crate) const MOST_ROWS: usize = 512;
+/// Panels that all products take together without a rest.
+const TILE: usize = 4;
+/// Weights for which it is worthwhile to wake a thread.
+const LEAST_BYTES: usize = 64 << 10;
+
+/// Rows of a task. Fewer are not divided among threads, since each would fetch all weights: the outputs are.
+pub(crate) const ROWS: RangeInclusive<usize> = 128..=512;
 
 /// Weights `[in, out]`: for each 16 outputs, for each `GROUP` inputs, the weights of one output after the other. Zero where
 /// the last panel and group are not full.
@@ -42,6 +51,15 @@ pub(crate) type WideInt8Panels = Panels<i8, 2>;
 pub(crate) type FloatPanels = Panels<f32, 1>;
 /// In bf16, held as bits, two inputs.
 pub(crate) type Bf16Panels = Panels<u16, 2>;
+
+/// Panels that follow each other.
+pub(crate) struct Part<'a, T, const GROUP: usize> {
+    groups: &'a [[[T; GROUP]; COLUMNS]],
+    /// Groups of a panel.
+    depth: usize,
+    /// Outputs before these.
+    first: usize,
+}
 
 /// What becomes of sums.
 pub(crate) trait Finish {
@@ -146,29 +164,33 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         Self { groups, depth, outputs }
     }
 
-    /// Panels that stay in the cache together, a multiple of `tile` but for the last ones, and the first one's place with them.
-    fn resident(&self, tile: usize) -> impl Iterator<Item = (usize, &[[[T; GROUP]; COLUMNS]])> {
-        let panel = self.depth * size_of::<[[T; GROUP]; COLUMNS]>();
-        let count = (RESIDENT / panel.max(1)).next_multiple_of(tile).max(tile);
-        self.groups
-            .chunks((count * self.depth).max(1))
-            .enumerate()
-            .map(move |(i, panels)| (i * count, panels))
-    }
-
     /// A product of `rows` with the panels behind what `y` holds; `multiply` writes all of its place.
     #[allow(unsafe_code)]
     pub(crate) fn append(
         &self,
         y: &mut Vec<f32>,
         rows: usize,
-        multiply: impl FnOnce(&mut [MaybeUninit<f32>]),
+        multiply: impl FnOnce(Part<'_, T, GROUP>, Output<'_>),
     ) {
         let (start, len) = (y.len(), rows * self.outputs);
         y.reserve(len);
-        multiply(&mut y.spare_capacity_mut()[..len]);
+        multiply(self.all(), Output::new(&mut y.spare_capacity_mut()[..len], self.outputs));
         // SAFETY: these have been written.
         unsafe { y.set_len(start + len) };
+    }
+
+    /// All panels in parts, each on a thread of its own as far as there are threads; `multiply` gets the place of a part's outputs.
+    pub(crate) fn on_threads(
+        &self,
+        y: &mut [MaybeUninit<f32>],
+        multiply: impl Fn(Part<'_, T, GROUP>, Output<'_>) + Sync,
+    ) {
+        let parts = rayon::current_num_threads().min(size_of_val(&*self.groups) / LEAST_BYTES);
+        self.all().on_threads(parts, Output::new(y, self.outputs), &multiply);
+    }
+
+    fn all(&self) -> Part<'_, T, GROUP> {
+        Part { groups: &self.groups, depth: self.depth, first: 0 }
     }
 
     /// Values of a row of the product.
@@ -180,6 +202,40 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
     pub(crate) fn stride(&self) -> usize {
         self.depth * GROUP
     }
+}
+
+impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
+    /// In so many parts.
+    fn on_threads(self, parts: usize, y: Output<'_>, multiply: &(impl Fn(Self, Output<'_>) + Sync)) {
+        let panels = self.groups.len() / self.depth;
+        let left = (panels * (parts / 2) / parts.max(1)).next_multiple_of(TILE);
+        if parts < 2 || left >= panels {
+            return multiply(self, y);
+        }
+        let [y_left, y_right] = y.split(left * COLUMNS);
+        let (groups, others) = self.groups.split_at(left * self.depth);
+        let first = self.first + left * COLUMNS;
+        rayon::join(
+            || Self { groups, ..self }.on_threads(parts / 2, y_left, multiply),
+            || Self { groups: others, first, ..self }.on_threads(parts - parts / 2, y_right, multiply),
+        );
+    }
+
+    /// Values of a row of the other factor.
+    fn stride(&self) -> usize {
+        self.depth * GROUP
+    }
+
+    /// Panels that stay in the cache together, a multiple of `tile` but for the last ones, and the first one's place with them.
+    fn resident(
+        &self,
+        tile: usize,
+    ) -> impl Iterator<Item = (usize, &'a [[[T; GROUP]; COLUMNS]])> + use<'a, T, GROUP> {
+        let panel = self.depth * size_of::<[[T; GROUP]; COLUMNS]>();
+        let count = (RESIDENT / panel.max(1)).next_multiple_of(tile).max(tile);
+        let groups = self.groups.chunks((count * self.depth).max(1));
+        groups.enumerate().map(move |(i, panels)| (i * count, panels))
+    }
 
     /// Writes the outputs of some rows, of which `row` is the first, and a panel.
     #[inline(always)]
@@ -188,26 +244,23 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         sums: &[[F::Sum; COLUMNS]],
         [row, panel]: [usize; 2],
         finish: &F,
-        y: &mut [MaybeUninit<f32>],
+        y: &mut Output,
     ) {
         let column = panel * COLUMNS;
-        let mut places = y[row * self.outputs..].chunks_exact_mut(self.outputs);
-        if column + COLUMNS <= self.outputs {
-            finish.finish(sums, [row, column], |values| {
-                if let Some(place) =
-                    places.next().and_then(|place| place[column..].first_chunk_mut::<COLUMNS>())
-                {
-                    // Not by `array::map`, which is not always inlined, and then compiled for any processor.
-                    for (place, value) in place.iter_mut().zip(values) {
-                        place.write(value);
-                    }
+        let mut rows = row..row + sums.len();
+        if column + COLUMNS <= y.columns() {
+            finish.finish(sums, [row, self.first + column], |values| {
+                let place = rows.next().and_then(|row| y.row(row)[column..].first_chunk_mut::<COLUMNS>());
+                // Not by `array::map`, which is not always inlined, and then compiled for any processor.
+                for (place, value) in place.into_iter().flatten().zip(values) {
+                    place.write(value);
                 }
             });
             return;
         }
-        for ((row, sums), place) in (row..).zip(sums).zip(places) {
-            for (column, (&sum, place)) in (column..).zip(sums.iter().zip(&mut place[column..])) {
-                finish.finish(&[[sum]], [row, column], |[value]| {
+        for (row, sums) in rows.zip(sums) {
+            for (column, (&sum, place)) in (column..).zip(sums.iter().zip(&mut y.row(row)[column..])) {
+                finish.finish(&[[sum]], [row, self.first + column], |[value]| {
                     place.write(value);
                 });
             }
@@ -216,31 +269,28 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
 }
 
 impl Int8Panels {
-    /// Rows that one call should get at least, where there are as many: fewer take the matrix unit as long, which waits for weights.
-    pub(crate) fn least_rows() -> usize {
-        if amx::supported() { amx::LEAST_ROWS } else { 1 }
-    }
-
     /// Orders `weight [out, in]`.
     pub(crate) fn new(weight: &[i8], inputs: usize) -> Self {
         Self::ordered(weight, inputs, if amx::supported() { amx::GROUPS } else { 1 })
     }
+}
 
-    /// Rows of [`Panels::stride`] bytes -> all of `y [rows, out]`.
+impl Part<'_, i8, 4> {
+    /// Rows of [`Panels::stride`] bytes -> all of `y`.
     ///
     /// # Panics
     /// On a processor that does not support it.
     #[allow(unsafe_code)]
-    pub(crate) fn multiply(&self, rows: &[u8], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
+    pub(crate) fn multiply(self, rows: &[u8], mut y: Output<'_>, finish: &impl Finish<Sum = i32>) {
         assert!(supported());
         // SAFETY: the processor has what each function is compiled for.
         unsafe {
             if amx::supported() && rows.len() > amx::FEW * self.stride() {
-                amx::multiply_int8(self, rows, y, finish);
+                amx::multiply_int8(&self, rows, &mut y, finish);
             } else if avx512::supported_int8() {
-                avx512::multiply_int8(self, rows, y, finish);
+                avx512::multiply_int8(&self, rows, &mut y, finish);
             } else {
-                avx2::multiply_int8(self, rows, y, finish);
+                avx2::multiply_int8(&self, rows, &mut y, finish);
             }
         }
     }
@@ -251,16 +301,18 @@ impl WideInt8Panels {
     pub(crate) fn new(weight: &[i8], inputs: usize) -> Self {
         Self::ordered(weight, inputs, 1)
     }
+}
 
-    /// Rows of [`Panels::stride`] steps -> all of `y [rows, out]`.
+impl Part<'_, i8, 2> {
+    /// Rows of [`Panels::stride`] steps -> all of `y`.
     ///
     /// # Panics
     /// On a processor that does not support it.
     #[allow(unsafe_code)]
-    pub(crate) fn multiply(&self, rows: &[i16], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = i32>) {
+    pub(crate) fn multiply(self, rows: &[i16], mut y: Output<'_>, finish: &impl Finish<Sum = i32>) {
         assert!(supported());
         // SAFETY: the processor has what the function is compiled for.
-        unsafe { avx2::multiply_wide_int8(self, rows, y, finish) }
+        unsafe { avx2::multiply_wide_int8(&self, rows, &mut y, finish) }
     }
 }
 
@@ -279,20 +331,22 @@ impl FloatPanels {
     pub(crate) fn from_columns(values: Block<'_>, dims: [usize; 2], depth: usize) -> Self {
         Self::ordered_columns(values, dims, depth, |value| value)
     }
+}
 
-    /// Rows `[rows, in]` -> all of `y [rows, out]`.
+impl Part<'_, f32, 1> {
+    /// Rows `[rows, in]` -> all of `y`.
     ///
     /// # Panics
     /// On a processor that does not support it.
     #[allow(unsafe_code)]
-    pub(crate) fn multiply(&self, rows: &[f32], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
+    pub(crate) fn multiply(self, rows: &[f32], mut y: Output<'_>, finish: &impl Finish<Sum = f32>) {
         assert!(supported());
         // SAFETY: the processor has what each function is compiled for.
         unsafe {
             if avx512::supported() {
-                avx512::multiply_float(self, rows, y, finish);
+                avx512::multiply_float(&self, rows, &mut y, finish);
             } else {
-                avx2::multiply_float(self, rows, y, finish);
+                avx2::multiply_float(&self, rows, &mut y, finish);
             }
         }
     }
@@ -317,9 +371,6 @@ pub(crate) fn push_bf16(to: &mut Vec<u16>, row: &[f32], stride: usize) {
 }
 
 impl Bf16Panels {
-    /// As [`Int8Panels::least_rows`].
-    pub(crate) const LEAST_ROWS: usize = amx::LEAST_ROWS;
-
     /// Whether this processor runs the product.
     pub(crate) fn supported() -> bool {
         amx::supported_bf16()
@@ -341,16 +392,18 @@ impl Bf16Panels {
         let depth = inputs.div_ceil(2).next_multiple_of(amx::GROUPS);
         Self::ordered_columns(values, [inputs, outputs], depth, bf16)
     }
+}
 
-    /// Rows of [`Panels::stride`] numbers -> all of `y [rows, out]`.
+impl Part<'_, u16, 2> {
+    /// Rows of [`Panels::stride`] numbers -> all of `y`.
     ///
     /// # Panics
     /// On a processor that does not support it.
     #[allow(unsafe_code)]
-    pub(crate) fn multiply(&self, rows: &[u16], y: &mut [MaybeUninit<f32>], finish: &impl Finish<Sum = f32>) {
-        assert!(Self::supported());
+    pub(crate) fn multiply(self, rows: &[u16], mut y: Output<'_>, finish: &impl Finish<Sum = f32>) {
+        assert!(Bf16Panels::supported());
         // SAFETY: the processor has what the function is compiled for.
-        unsafe { amx::multiply_bf16(self, rows, y, finish) }
+        unsafe { amx::multiply_bf16(&self, rows, &mut y, finish) }
     }
 }
 
@@ -414,7 +467,7 @@ mod tests {
     }
 
     /// A product in 8 bits.
-    type Multiply = unsafe fn(&Int8Panels, &[u8], &mut [MaybeUninit<f32>], &Exact);
+    type Multiply = unsafe fn(&Part<'_, i8, 4>, &[u8], &mut Output<'_>, &Exact);
 
     /// All that this processor has: it takes one, and the tests of the op would pass over the others. With each, whether it
     /// multiplies any weights exactly.
@@ -431,6 +484,8 @@ mod tests {
     #[test]
     #[allow(unsafe_code)]
     fn sums_are_exact_at_every_size_and_extreme() {
+        // So that the last weights are divided, into unequal parts.
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         // The last two have more panels than stay in the cache together.
         let cases = [
             (1, 1, 1),
@@ -458,15 +513,21 @@ mod tests {
                 for steps in [&narrow, &wide].into_iter().take(1 + usize::from(exact)) {
                     let panels = Int8Panels::new(steps, inputs);
                     let mut y = vec![MaybeUninit::uninit(); rows * outputs];
-                    // SAFETY: this processor has the unit.
-                    unsafe { multiply(&panels, &spread(&x, inputs, panels.stride()), &mut y, &Exact) };
+                    let x_spread = spread(&x, inputs, panels.stride());
+                    threads.install(|| {
+                        // SAFETY: this processor has the unit.
+                        panels.on_threads(&mut y, |part, mut y| unsafe {
+                            multiply(&part, &x_spread, &mut y, &Exact)
+                        });
+                    });
                     assert_eq!(all(y), expected(&x, steps, inputs), "{case}, {name}");
                 }
             }
             if supported() {
                 let panels = WideInt8Panels::new(&wide, inputs);
                 let mut y = vec![MaybeUninit::uninit(); rows * outputs];
-                panels.multiply(&spread::<i16>(&x, inputs, panels.stride()), &mut y, &Exact);
+                let x_spread = spread::<i16>(&x, inputs, panels.stride());
+                panels.on_threads(&mut y, |part, y| part.multiply(&x_spread, y, &Exact));
                 assert_eq!(all(y), expected(&x, &wide, inputs), "{case}, wide");
             }
         }
@@ -483,7 +544,7 @@ mod tests {
                 sums.iter().copied().for_each(put);
             }
         }
-        type Multiply = unsafe fn(&FloatPanels, &[f32], &mut [MaybeUninit<f32>], &Same);
+        type Multiply = unsafe fn(&Part<'_, f32, 1>, &[f32], &mut Output<'_>, &Same);
         let units: [(_, Multiply, _); 2] = [
             ("AVX2", avx2::multiply_float, supported()),
             ("AVX-512", avx512::multiply_float, avx512::supported()),
@@ -499,7 +560,7 @@ mod tests {
         for (name, multiply, _) in units.into_iter().filter(|unit| unit.2) {
             let mut y = vec![MaybeUninit::uninit(); rows * outputs];
             // SAFETY: this processor has the unit.
-            unsafe { multiply(&panels, &x_floats, &mut y, &Same) };
+            unsafe { multiply(&panels.all(), &x_floats, &mut Output::new(&mut y, outputs), &Same) };
             assert_eq!(all(y), expected(&x, &weights, inputs), "{name}");
         }
     }

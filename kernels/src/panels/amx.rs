@@ -6,17 +6,14 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
-use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
-use super::{Bf16Panels, COLUMNS, Finish, Int8Panels, Panels, places};
+use super::{COLUMNS, Finish, Output, Part, places};
 
 /// Groups of a panel that are multiplied at once.
 pub(super) const GROUPS: usize = 16;
 /// Rows for which vectors are as fast, since weights have to be fetched for either.
 pub(super) const FEW: usize = 8;
-/// Rows that are multiplied in the time of fewer.
-pub(super) const LEAST_ROWS: usize = 2 * ROWS;
 /// Rows of a factor.
 const ROWS: usize = 16;
 
@@ -84,12 +81,12 @@ impl Shapes {
     }
 }
 
-/// Rows of [`Panels::stride`] bytes -> all of `y [rows, out]`. To be called where [`supported`].
+/// Rows of [`Panels::stride`] bytes -> all of `y`. To be called where [`supported`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn multiply_int8(
-    panels: &Int8Panels,
+    panels: &Part<'_, i8, 4>,
     x: &[u8],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = i32>,
 ) {
     multiply(panels, x, y, finish, multiply_bytes);
@@ -98,9 +95,9 @@ pub(super) fn multiply_int8(
 /// The same with bits of bf16. To be called where [`supported_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn multiply_bf16(
-    panels: &Bf16Panels,
+    panels: &Part<'_, u16, 2>,
     x: &[u16],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = f32>,
 ) {
     multiply(panels, x, y, finish, multiply_floats);
@@ -113,9 +110,9 @@ type Sums<S> = [[[[S; COLUMNS]; ROWS]; 2]; 2];
 #[inline]
 #[allow(unsafe_code)]
 fn multiply<T: Copy + Default + Send + Sync, X, S: Copy + Default, const GROUP: usize>(
-    panels: &Panels<T, GROUP>,
+    panels: &Part<'_, T, GROUP>,
     x: &[X],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = S>,
     multiply_tiles: impl Fn([&[X]; 2], [&[[[T; GROUP]; COLUMNS]]; 2], &mut Sums<S>),
 ) {

@@ -10,9 +10,8 @@ use std::arch::x86_64::{
     _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_storeu_ps,
     _mm256_storeu_si256,
 };
-use std::mem::MaybeUninit;
 
-use super::{COLUMNS, Finish, FloatPanels, Int8Panels, WideInt8Panels, ask_for};
+use super::{COLUMNS, Finish, Output, Part, ask_for};
 
 /// Rows that share the weights they load, as many as have room in the registers.
 const ROWS: usize = 6;
@@ -39,9 +38,9 @@ macro_rules! rows_through_panels {
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn multiply_int8(
-    panels: &Int8Panels,
+    panels: &Part<'_, i8, 4>,
     x: &[u8],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = i32>,
 ) {
     rows_through_panels!(panels, x, y, finish, int8_tile, INT8_ROWS, 1 2 3);
@@ -49,9 +48,9 @@ pub(super) fn multiply_int8(
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn multiply_wide_int8(
-    panels: &WideInt8Panels,
+    panels: &Part<'_, i8, 2>,
     x: &[i16],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = i32>,
 ) {
     rows_through_panels!(panels, x, y, finish, wide_int8_tile, ROWS, 1 2 3 4 5);
@@ -59,9 +58,9 @@ pub(super) fn multiply_wide_int8(
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn multiply_float(
-    panels: &FloatPanels,
+    panels: &Part<'_, f32, 1>,
     x: &[f32],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = f32>,
 ) {
     rows_through_panels!(panels, x, y, finish, float_tile, ROWS, 1 2 3 4 5);

@@ -5,9 +5,8 @@ use std::arch::x86_64::{
     _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
 };
-use std::mem::MaybeUninit;
 
-use super::{COLUMNS, Finish, FloatPanels, Int8Panels, ask_for, places};
+use super::{COLUMNS, Finish, Output, Part, ask_for, places};
 
 /// Rows and panels of a tile, as many as have room in the registers: each loads its inputs once for all of the others.
 const ROWS: usize = 6;
@@ -51,9 +50,9 @@ macro_rules! rows_through_panels {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn multiply_int8(
-    panels: &Int8Panels,
+    panels: &Part<'_, i8, 4>,
     x: &[u8],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = i32>,
 ) {
     rows_through_panels!(panels, x, y, finish, int8_tile, 1 2 4);
@@ -61,9 +60,9 @@ pub(super) fn multiply_int8(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) fn multiply_float(
-    panels: &FloatPanels,
+    panels: &Part<'_, f32, 1>,
     x: &[f32],
-    y: &mut [MaybeUninit<f32>],
+    y: &mut Output<'_>,
     finish: &impl Finish<Sum = f32>,
 ) {
     rows_through_panels!(panels, x, y, finish, float_tile, 1 2 4);
