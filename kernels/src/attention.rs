@@ -21,7 +21,6 @@ use crate::cuda;
 use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16};
 #[cfg(target_arch = "x86_64")]
 use crate::softmax::exp_row;
-use crate::softmax::softmax_row;
 use crate::{Lengths, cpu, simd};
 
 /// Queries that one task takes. Each task lays out keys and values of its head anew, which few queries would not repay.
@@ -224,9 +223,9 @@ fn weigh(rows: Range<usize>, scores: &mut [f32], seen: impl Fn(usize) -> usize) 
         #[inline(always)]
         || {
             for (row, scores) in rows.zip(scores.chunks_exact_mut(columns)) {
-                let (scores, hidden) = scores.split_at_mut(seen(row));
-                softmax_row(scores);
-                hidden.fill(0.0);
+                let seen = seen(row);
+                let scale = 1.0 / exp_row(scores, seen);
+                scores[..seen].iter_mut().for_each(|v| *v *= scale);
             }
         },
     );
@@ -266,17 +265,21 @@ fn attend_in_bf16(
     [keys, width]: [usize; 2],
     seen: impl Fn(usize) -> usize,
 ) -> Vec<f32> {
-    let (k, v) = simd::dispatch(
-        #[inline(always)]
-        || (Bf16Panels::from_rows(k, [keys, width]), Bf16Panels::from_columns(v, [keys, width])),
-    );
+    let (k, v) = (Bf16Panels::from_rows(k, [keys, width]), Bf16Panels::from_columns(v, [keys, width]));
     let scale = (width as f32).powf(-0.5);
     let (mut queries, mut scores, mut weights, mut sums) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut y = Vec::with_capacity(rows.len() * width);
     for first in rows.clone().step_by(BF16_SCORED) {
         let rows = first..rows.end.min(first + BF16_SCORED);
         queries.clear();
-        rows.clone().for_each(|row| push_bf16(&mut queries, &q.0[row * q.1..][..width], k.stride()));
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for row in rows.clone() {
+                    push_bf16(&mut queries, &q.0[row * q.1..][..width], k.stride());
+                }
+            },
+        );
         scores.clear();
         k.append(&mut scores, rows.len(), |k, scores| k.multiply(&queries, scores, &Times(scale)));
         weights.clear();
@@ -285,8 +288,7 @@ fn attend_in_bf16(
             #[inline(always)]
             || {
                 for (row, scores) in rows.clone().zip(scores.chunks_exact_mut(k.outputs())) {
-                    let scores = &mut scores[..seen(row)];
-                    sums.push(exp_row(scores));
+                    sums.push(exp_row(scores, seen(row)));
                     push_bf16(&mut weights, scores, v.stride());
                 }
             },

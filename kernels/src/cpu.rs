@@ -120,9 +120,9 @@ impl Ending<'_> {
         bias
     }
 
-    /// The results that begin at `start` of the whole, from sums that have got their bias.
+    /// The results that begin at `start` of the whole, from sums that have got their bias; `least` is [`Ending::least`].
     #[inline(always)]
-    pub(crate) fn apply<const N: usize>(&self, sums: [f32; N], start: usize) -> [f32; N] {
+    pub(crate) fn apply<const N: usize>(&self, sums: [f32; N], start: usize, least: f32) -> [f32; N] {
         let mut y = sums;
         for addend in &self.addends {
             let addend = &addend[start..][..N];
@@ -130,12 +130,16 @@ impl Ending<'_> {
                 y[i] += addend[i];
             }
         }
-        let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         for y in &mut y {
             // Written so that NaN stays.
             *y = if *y < least { least } else { *y };
         }
         y
+    }
+
+    /// The least value of a result.
+    pub(crate) fn least(&self) -> f32 {
+        if self.relu { 0.0 } else { f32::NEG_INFINITY }
     }
 }
 

@@ -313,13 +313,13 @@ impl Finish for Ended<'_> {
         [row, column]: [usize; 2],
         mut put: impl FnMut([f32; N]),
     ) {
-        let bias = self.ending.bias::<N>(column);
+        let (bias, least) = (self.ending.bias::<N>(column), self.ending.least());
         for (row, sums) in (row..).zip(sums) {
             let mut y = *sums;
             for i in 0..N {
                 y[i] += bias[i];
             }
-            put(self.ending.apply(y, self.start + row * self.ending.bias.len() + column));
+            put(self.ending.apply(y, self.start + row * self.ending.bias.len() + column, least));
         }
     }
 }

@@ -393,25 +393,39 @@ fn as_integers(place: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<i32>] {
     unsafe { std::slice::from_raw_parts_mut(place.as_mut_ptr().cast(), place.len()) }
 }
 
-/// Steps of one row; their scale, which is NaN if a value is not finite, and the step that is zero.
+/// The step below a number, or the nearest there is; for NaN any.
 #[inline(always)]
 #[allow(unsafe_code)]
+fn step_below<T: From<u8>>(y: f32) -> T {
+    let y = if y > 0.0 { y } else { 0.0 };
+    let y = if y < TOP { y } else { TOP };
+    // SAFETY: a number from 0 to 255. A cast that looks at what does not fit is not made of vectors.
+    T::from(unsafe { y.to_int_unchecked::<i32>() } as u8)
+}
+
+/// Steps of one row; their scale, which is NaN if a value is not finite, and the step that is zero.
+#[inline(always)]
 fn round_row<T: From<u8>>(x: &[f32], steps: &mut [T]) -> (f32, i32) {
-    let (low, high) = (simd::min(x).min(0.0), simd::max(x).max(0.0));
-    let step = 1.0 / TOP;
-    let scale = (high * step - low * step) + simd::sum(x, |v| v * 0.0);
+    let [low, high] = simd::bounds(x);
+    let (low, high, step) = (low.min(0.0), high.max(0.0), 1.0 / TOP);
+    let scale = high * step - low * step;
     let inverse = inverse(scale);
     let zero = (-low * inverse).round();
     let shift = zero + 0.5;
-    for (step, v) in steps.iter_mut().zip(x) {
-        // What NaN gives, the scale undoes.
-        let y = v * inverse + shift;
-        let y = if y > 0.0 { y } else { 0.0 };
-        let y = if y < TOP { y } else { TOP };
-        // SAFETY: a number from 0 to 255. A cast that looks at what does not fit is not made of vectors.
-        *step = T::from(unsafe { y.to_int_unchecked::<i32>() } as u8);
+    const LANES: usize = 32;
+    let mut check = [0.0; LANES];
+    let ((blocks, rest), (to, to_rest)) = (x.as_chunks::<LANES>(), steps.as_chunks_mut::<LANES>());
+    for (to, block) in to.iter_mut().zip(blocks) {
+        for i in 0..LANES {
+            to[i] = step_below(block[i] * inverse + shift);
+            check[i] += block[i] * 0.0;
+        }
     }
-    (scale, zero as i32)
+    for (i, (to, v)) in to_rest.iter_mut().zip(rest).enumerate() {
+        *to = step_below(v * inverse + shift);
+        check[i] += v * 0.0;
+    }
+    (scale + simd::sum(&check, |v| v), zero as i32)
 }
 
 /// How the integer sums of a block of rows become floats.
@@ -475,14 +489,14 @@ impl<'a> Scaled<'a> {
         let (mut scales, mut weights) = ([0.0; N], [0; N]);
         scales.copy_from_slice(&self.weight.scales[column..][..N]);
         weights.copy_from_slice(&self.weight.sums[column..][..N]);
-        let bias = self.ending.bias::<N>(column);
+        let (bias, least) = (self.ending.bias::<N>(column), self.ending.least());
         let width = self.weight.scales.len();
         for (row, (sums, &(scale, zero))) in (row..).zip(sums.iter().zip(&self.places[row..])) {
             let mut y = [0.0; N];
             for i in 0..N {
                 y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]) + bias[i];
             }
-            put(self.ending.apply(y, self.start + row * width + column));
+            put(self.ending.apply(y, self.start + row * width + column, least));
         }
     }
 }

@@ -15,6 +15,7 @@ use std::ops::RangeInclusive;
 use rayon::prelude::*;
 
 use crate::cpu::Block;
+use crate::simd;
 
 pub(crate) use output::Output;
 
@@ -104,6 +105,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
 
     /// Orders `[out, in]` that lies in a larger matrix, with a multiple of `together` groups in a panel. Outputs are whole panels,
     /// zero behind those given.
+    #[inline(always)]
     fn ordered_rows(
         (values, stride): Block<'_>,
         [outputs, inputs]: [usize; 2],
@@ -132,6 +134,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
     }
 
     /// Orders `[in, out]` that lies in a larger matrix, with zeros behind it up to `depth` groups.
+    #[inline(always)]
     fn ordered_columns(
         (values, stride): Block<'_>,
         [inputs, outputs]: [usize; 2],
@@ -246,21 +249,20 @@ impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
         finish: &F,
         y: &mut Output,
     ) {
-        let column = panel * COLUMNS;
-        let mut rows = row..row + sums.len();
+        let (column, rows) = (panel * COLUMNS, row..row + sums.len());
         if column + COLUMNS <= y.columns() {
+            let mut places = y.rows::<COLUMNS>(rows, column);
             finish.finish(sums, [row, self.first + column], |values| {
-                let place = rows.next().and_then(|row| y.row(row)[column..].first_chunk_mut::<COLUMNS>());
                 // Not by `array::map`, which is not always inlined, and then compiled for any processor.
-                for (place, value) in place.into_iter().flatten().zip(values) {
+                for (place, value) in places.next().into_iter().flatten().zip(values) {
                     place.write(value);
                 }
             });
             return;
         }
-        for (row, sums) in rows.zip(sums) {
-            for (column, (&sum, place)) in (column..).zip(sums.iter().zip(&mut y.row(row)[column..])) {
-                finish.finish(&[[sum]], [row, self.first + column], |[value]| {
+        for column in column..y.columns() {
+            for ((row, sums), [place]) in (row..).zip(sums).zip(y.rows(rows.clone(), column)) {
+                finish.finish(&[[sums[column % COLUMNS]]], [row, self.first + column], |[value]| {
                     place.write(value);
                 });
             }
@@ -324,12 +326,18 @@ impl FloatPanels {
 
     /// Orders `[out, in]` that lies in a larger matrix.
     pub(crate) fn from_rows(values: Block<'_>, dims: [usize; 2]) -> Self {
-        Self::ordered_rows(values, dims, 1, |value| value)
+        simd::dispatch(
+            #[inline(always)]
+            || Self::ordered_rows(values, dims, 1, |value| value),
+        )
     }
 
     /// Orders `[in, out]` that lies in a larger matrix, with zeros for inputs behind it up to `depth`.
     pub(crate) fn from_columns(values: Block<'_>, dims: [usize; 2], depth: usize) -> Self {
-        Self::ordered_columns(values, dims, depth, |value| value)
+        simd::dispatch(
+            #[inline(always)]
+            || Self::ordered_columns(values, dims, depth, |value| value),
+        )
     }
 }
 
@@ -384,13 +392,19 @@ impl Bf16Panels {
 
     /// Orders `[out, in]` that lies in a larger matrix. Outputs are whole panels, zero behind those given.
     pub(crate) fn from_rows(values: Block<'_>, dims: [usize; 2]) -> Self {
-        Self::ordered_rows(values, dims, amx::GROUPS, bf16)
+        simd::dispatch(
+            #[inline(always)]
+            || Self::ordered_rows(values, dims, amx::GROUPS, bf16),
+        )
     }
 
     /// Orders `[in, out]` that lies in a larger matrix.
     pub(crate) fn from_columns(values: Block<'_>, [inputs, outputs]: [usize; 2]) -> Self {
         let depth = inputs.div_ceil(2).next_multiple_of(amx::GROUPS);
-        Self::ordered_columns(values, [inputs, outputs], depth, bf16)
+        simd::dispatch(
+            #[inline(always)]
+            || Self::ordered_columns(values, [inputs, outputs], depth, bf16),
+        )
     }
 }
 

@@ -16,16 +16,35 @@ pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 /// The largest value, NaN passed over; minus infinity if there is none.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
-    // One instruction, which `f32::max` is not.
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
     fold(x, f32::NEG_INFINITY, larger, larger)
 }
 
-/// The least value, NaN passed over; infinity if there is none.
+/// The least and the largest value in one pass, NaN passed over; infinities if there is none.
 #[inline(always)]
-pub(crate) fn min(x: &[f32]) -> f32 {
-    let lower = |a: f32, b: f32| if b < a { b } else { a };
-    fold(x, f32::INFINITY, lower, lower)
+pub(crate) fn bounds(x: &[f32]) -> [f32; 2] {
+    const LANES: usize = 32;
+    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for i in 0..LANES {
+            low[i] = lower(low[i], block[i]);
+            high[i] = larger(high[i], block[i]);
+        }
+    }
+    let least = |x: &[f32]| fold(x, f32::INFINITY, lower, lower);
+    [lower(least(&low), least(rest)), larger(max(&high), max(rest))]
+}
+
+// One instruction each, which `f32::max` and `f32::min` are not.
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+#[inline(always)]
+fn lower(a: f32, b: f32) -> f32 {
+    if b < a { b } else { a }
 }
 
 /// What values add up to, in lanes that `join` brings together: as many as vectors hold, four times, since each step waits for the

@@ -89,7 +89,7 @@ pub(super) fn multiply_int8(
     y: &mut Output<'_>,
     finish: &impl Finish<Sum = i32>,
 ) {
-    multiply(panels, x, y, finish, multiply_bytes);
+    multiply(panels, x, y, finish, [fetch_bytes, multiply_bytes]);
 }
 
 /// The same with bits of bf16. To be called where [`supported_bf16`].
@@ -100,11 +100,13 @@ pub(super) fn multiply_bf16(
     y: &mut Output<'_>,
     finish: &impl Finish<Sum = f32>,
 ) {
-    multiply(panels, x, y, finish, multiply_floats);
+    multiply(panels, x, y, finish, [fetch_floats, multiply_floats]);
 }
 
 /// Sums of two times 16 rows with each of two panels.
 type Sums<S> = [[[[S; COLUMNS]; ROWS]; 2]; 2];
+/// What finds them.
+type Tiles<T, X, S, const GROUP: usize> = fn([&[X]; 2], [&[[[T; GROUP]; COLUMNS]]; 2], &mut Sums<S>);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
@@ -114,7 +116,7 @@ fn multiply<T: Copy + Default + Send + Sync, X, S: Copy + Default, const GROUP: 
     x: &[X],
     y: &mut Output<'_>,
     finish: &impl Finish<Sum = S>,
-    multiply_tiles: impl Fn([&[X]; 2], [&[[[T; GROUP]; COLUMNS]]; 2], &mut Sums<S>),
+    [fetch, multiply_tiles]: [Tiles<T, X, S, GROUP>; 2],
 ) {
     let (stride, depth) = (panels.stride(), panels.depth);
     let mut sums = Sums::default();
@@ -125,6 +127,8 @@ fn multiply<T: Copy + Default + Send + Sync, X, S: Copy + Default, const GROUP: 
             // Where there is no other half, the last row is multiplied again.
             Shapes::new([counts[0], counts[1].max(1)]).set();
             let halves = [rows, &rows[(count - 1).min(ROWS) * stride..]];
+            // The first rows fetch the panels, which then are there for the others.
+            let multiply_tiles = if i == 0 { fetch } else { multiply_tiles };
             for (p, pair) in resident.chunks(2 * depth).enumerate() {
                 multiply_tiles(halves, places(pair, depth), &mut sums);
                 let there = sums.iter().zip(counts).enumerate().filter(|(_, (_, count))| *count > 0);
@@ -145,9 +149,16 @@ macro_rules! ask_for {
     ($panel:literal, $($line:literal)*) => { concat!($("prefetcht1 [{", $panel, "} + {ahead} + ", $line, "]\n"),*) };
 }
 
+/// A comment in its place, as each operand has to be named.
+macro_rules! do_not_ask {
+    ($panel:literal, $($line:literal)*) => {
+        "/* {ahead} */"
+    };
+}
+
 /// A function of two times 16 rows, as many of them as [`Shapes`] says, and two panels, which writes their sums.
 macro_rules! multiply_tiles {
-    ($name:ident, $instruction:literal, $input:ty, $group:ty, $sum:ty) => {
+    ($name:ident, $ask:ident, $instruction:literal, $input:ty, $group:ty, $sum:ty) => {
         #[allow(unsafe_code)]
         fn $name(
             [upper, lower]: [&[$input]; 2],
@@ -167,10 +178,10 @@ macro_rules! multiply_tiles {
                     "tileloadd tmm6, [{left} + {line}*1]",
                     "tileloadd tmm7, [{right} + {line}*1]",
                     concat!($instruction, " tmm0, tmm4, tmm6"),
-                    ask_for!("left", 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960),
+                    $ask!("left", 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960),
                     "tileloadd tmm5, [{lower} + {stride}*1]",
                     concat!($instruction, " tmm1, tmm4, tmm7"),
-                    ask_for!("right", 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960),
+                    $ask!("right", 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960),
                     concat!($instruction, " tmm2, tmm5, tmm6"),
                     concat!($instruction, " tmm3, tmm5, tmm7"),
                     "add {upper}, 64",
@@ -201,5 +212,7 @@ macro_rules! multiply_tiles {
     };
 }
 
-multiply_tiles!(multiply_bytes, "tdpbusd", u8, [i8; 4], i32);
-multiply_tiles!(multiply_floats, "tdpbf16ps", u16, [u16; 2], f32);
+multiply_tiles!(fetch_bytes, ask_for, "tdpbusd", u8, [i8; 4], i32);
+multiply_tiles!(multiply_bytes, do_not_ask, "tdpbusd", u8, [i8; 4], i32);
+multiply_tiles!(fetch_floats, ask_for, "tdpbf16ps", u16, [u16; 2], f32);
+multiply_tiles!(multiply_floats, do_not_ask, "tdpbf16ps", u16, [u16; 2], f32);

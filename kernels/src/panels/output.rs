@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Some columns of a matrix whose values are still to be written. Columns of one matrix can be written by several threads.
 pub(crate) struct Output<'a> {
@@ -39,14 +40,19 @@ impl<'a> Output<'a> {
         self.columns
     }
 
-    /// The columns of a row.
+    /// `N` columns from `column` on, of each of these rows.
     #[inline(always)]
     #[allow(unsafe_code)]
-    pub(super) fn row(&mut self, row: usize) -> &mut [MaybeUninit<f32>] {
-        assert!(row < self.rows);
+    pub(super) fn rows<const N: usize>(
+        &mut self,
+        rows: Range<usize>,
+        column: usize,
+    ) -> impl Iterator<Item = &mut [MaybeUninit<f32>; N]> {
+        assert!(rows.end <= self.rows && column + N <= self.columns, "{rows:?}, {column} of an output");
+        let (first, stride) = (self.start.wrapping_add(rows.start * self.stride + column), self.stride);
         // SAFETY: `new` got all rows, of `stride` values, and these columns lie in them; what `split` made of one matrix has no column
-        // twice, and of this part one row at a time is lent.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.columns) }
+        // twice, and each row is lent once.
+        (0..rows.len()).map(move |row| unsafe { &mut *first.add(row * stride).cast() })
     }
 }
 
@@ -59,9 +65,9 @@ mod tests {
         let mut values = vec![MaybeUninit::new(0.0); 3 * 7];
         let [left, right] = Output::new(&mut values, 7).split(4);
         for (mut part, first) in [(left, 0), (right, 4)] {
-            for row in 0..3 {
-                for (i, place) in part.row(row).iter_mut().enumerate() {
-                    place.write((row * 7 + first + i) as f32);
+            for column in 0..part.columns() {
+                for (row, [place]) in part.rows(0..3, column).enumerate() {
+                    place.write((row * 7 + first + column) as f32);
                 }
             }
         }
@@ -72,8 +78,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "row < self.rows")]
+    #[should_panic(expected = "1..3, 0 of an output")]
     fn a_row_beyond_the_last_is_refused() {
-        Output::new(&mut [MaybeUninit::uninit(); 6], 3).row(2);
+        Output::new(&mut [MaybeUninit::uninit(); 6], 3).rows::<1>(1..3, 0).for_each(drop);
     }
 }
