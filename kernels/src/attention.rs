@@ -307,9 +307,9 @@ impl Finish for Times {
     type Sum = f32;
 
     #[inline(always)]
-    fn finish<const N: usize>(&self, sums: &[[f32; N]], _: [usize; 2], mut put: impl FnMut([f32; N])) {
-        for sums in sums {
-            put(times(*sums, self.0));
+    fn finish<const N: usize>(&self, sums: &[[f32; N]], _: [usize; 2], mut put: impl FnMut(usize, [f32; N])) {
+        for (row, sums) in sums.iter().enumerate() {
+            put(row, times(*sums, self.0));
         }
     }
 }
@@ -330,10 +330,15 @@ impl Finish for Divided<'_> {
     type Sum = f32;
 
     #[inline(always)]
-    fn finish<const N: usize>(&self, sums: &[[f32; N]], [row, _]: [usize; 2], mut put: impl FnMut([f32; N])) {
-        for (sums, &by) in sums.iter().zip(&self.0[row..]) {
+    fn finish<const N: usize>(
+        &self,
+        sums: &[[f32; N]],
+        [row, _]: [usize; 2],
+        mut put: impl FnMut(usize, [f32; N]),
+    ) {
+        for (row, (sums, &by)) in sums.iter().zip(&self.0[row..]).enumerate() {
             let scale = if by == 0.0 { 0.0 } else { 1.0 / by };
-            put(times(*sums, scale));
+            put(row, times(*sums, scale));
         }
     }
 }

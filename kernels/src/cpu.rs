@@ -110,36 +110,47 @@ pub(crate) struct Ending<'a> {
     pub relu: bool,
 }
 
-impl Ending<'_> {
-    /// What is added to the sums from `column` of each row on. A number of them that the compiler knows, and values instead of
-    /// places, make it vectors.
+impl<'a> Ending<'a> {
+    /// For the `N` outputs from `column` on of rows whose results begin at `start` of the whole. A number of them that the compiler
+    /// knows, and copies instead of places, make it vectors in registers.
     #[inline(always)]
-    pub(crate) fn bias<const N: usize>(&self, column: usize) -> [f32; N] {
+    pub(crate) fn at<const N: usize>(&self, column: usize, start: usize) -> EndingAt<'_, N> {
         let mut bias = [0.0; N];
         bias.copy_from_slice(&self.bias[column..][..N]);
-        bias
+        let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        EndingAt { bias, least, addends: &self.addends, start: start + column, width: self.bias.len() }
     }
+}
 
-    /// The results that begin at `start` of the whole, from sums that have got their bias; `least` is [`Ending::least`].
+/// [`Ending`] for some outputs.
+pub(crate) struct EndingAt<'a, const N: usize> {
+    bias: [f32; N],
+    /// The least value of a result.
+    least: f32,
+    addends: &'a [&'a [f32]],
+    start: usize,
+    width: usize,
+}
+
+impl<const N: usize> EndingAt<'_, N> {
+    /// The results of a row from its sums.
     #[inline(always)]
-    pub(crate) fn apply<const N: usize>(&self, sums: [f32; N], start: usize, least: f32) -> [f32; N] {
+    pub(crate) fn apply(&self, row: usize, sums: [f32; N]) -> [f32; N] {
         let mut y = sums;
-        for addend in &self.addends {
-            let addend = &addend[start..][..N];
+        for i in 0..N {
+            y[i] += self.bias[i];
+        }
+        for addend in self.addends {
+            let addend = &addend[self.start + row * self.width..][..N];
             for i in 0..N {
                 y[i] += addend[i];
             }
         }
         for y in &mut y {
             // Written so that NaN stays.
-            *y = if *y < least { least } else { *y };
+            *y = if *y < self.least { self.least } else { *y };
         }
         y
-    }
-
-    /// The least value of a result.
-    pub(crate) fn least(&self) -> f32 {
-        if self.relu { 0.0 } else { f32::NEG_INFINITY }
     }
 }
 

@@ -311,15 +311,11 @@ impl Finish for Ended<'_> {
         &self,
         sums: &[[f32; N]],
         [row, column]: [usize; 2],
-        mut put: impl FnMut([f32; N]),
+        mut put: impl FnMut(usize, [f32; N]),
     ) {
-        let (bias, least) = (self.ending.bias::<N>(column), self.ending.least());
-        for (row, sums) in (row..).zip(sums) {
-            let mut y = *sums;
-            for i in 0..N {
-                y[i] += bias[i];
-            }
-            put(self.ending.apply(y, self.start + row * self.ending.bias.len() + column, least));
+        let ending = self.ending.at::<N>(column, self.start);
+        for (i, sums) in sums.iter().enumerate() {
+            put(i, ending.apply(row + i, *sums));
         }
     }
 }

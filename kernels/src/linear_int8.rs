@@ -470,33 +470,32 @@ impl<'a> Scaled<'a> {
         let (vectors, rest) = sums.as_chunks_mut::<LANES>();
         let tail = vectors.len() * LANES;
         for (i, sums) in vectors.iter_mut().enumerate() {
-            self.floats(&[*sums], [row, i * LANES], |y| *sums = y.map(|y| y.to_bits() as i32));
+            self.floats(&[*sums], [row, i * LANES], |_, y| *sums = y.map(|y| y.to_bits() as i32));
         }
         for (i, sum) in rest.iter_mut().enumerate() {
-            self.floats(&[[*sum]], [row, tail + i], |[y]| *sum = y.to_bits() as i32);
+            self.floats(&[[*sum]], [row, tail + i], |_, [y]| *sum = y.to_bits() as i32);
         }
     }
 
-    /// The sums of rows that begin at `row`, for the outputs from `column` on -> the outputs of one row after the other.
+    /// The sums of rows that begin at `row`, for the outputs from `column` on -> the outputs of each row, counted from the first.
     #[inline(always)]
     fn floats<const N: usize>(
         &self,
         sums: &[[i32; N]],
         [row, column]: [usize; 2],
-        mut put: impl FnMut([f32; N]),
+        mut put: impl FnMut(usize, [f32; N]),
     ) {
         // Copies, so that they stay in registers from row to row.
         let (mut scales, mut weights) = ([0.0; N], [0; N]);
         scales.copy_from_slice(&self.weight.scales[column..][..N]);
         weights.copy_from_slice(&self.weight.sums[column..][..N]);
-        let (bias, least) = (self.ending.bias::<N>(column), self.ending.least());
-        let width = self.weight.scales.len();
-        for (row, (sums, &(scale, zero))) in (row..).zip(sums.iter().zip(&self.places[row..])) {
+        let ending = self.ending.at::<N>(column, self.start);
+        for (i, (sums, &(scale, zero))) in sums.iter().zip(&self.places[row..]).enumerate() {
             let mut y = [0.0; N];
             for i in 0..N {
-                y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]) + bias[i];
+                y[i] = (sums[i] - zero * weights[i]) as f32 * (scale * scales[i]);
             }
-            put(self.ending.apply(y, self.start + row * width + column, least));
+            put(i, ending.apply(row + i, y));
         }
     }
 }
@@ -506,7 +505,7 @@ impl Finish for Scaled<'_> {
     type Sum = i32;
 
     #[inline(always)]
-    fn finish<const N: usize>(&self, sums: &[[i32; N]], place: [usize; 2], put: impl FnMut([f32; N])) {
+    fn finish<const N: usize>(&self, sums: &[[i32; N]], place: [usize; 2], put: impl FnMut(usize, [f32; N])) {
         self.floats(sums, place, put);
     }
 }

@@ -67,9 +67,14 @@ pub(crate) trait Finish {
     /// Type of a sum.
     type Sum: Copy;
 
-    /// The sums of rows, whose `place` is the first row and the first output; `put` gets the outputs of one row after the other. To be
-    /// inlined into the product.
-    fn finish<const N: usize>(&self, sums: &[[Self::Sum; N]], place: [usize; 2], put: impl FnMut([f32; N]));
+    /// The sums of rows, whose `place` is the first row and the first output; `put` gets each with its outputs, counted
+    /// from the first. To be inlined into the product.
+    fn finish<const N: usize>(
+        &self,
+        sums: &[[Self::Sum; N]],
+        place: [usize; 2],
+        put: impl FnMut(usize, [f32; N]),
+    );
 }
 
 /// Whether this processor runs the products.
@@ -251,20 +256,14 @@ impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
     ) {
         let (column, rows) = (panel * COLUMNS, row..row + sums.len());
         if column + COLUMNS <= y.columns() {
-            let mut places = y.rows::<COLUMNS>(rows, column);
-            finish.finish(sums, [row, self.first + column], |values| {
-                // Not by `array::map`, which is not always inlined, and then compiled for any processor.
-                for (place, value) in places.next().into_iter().flatten().zip(values) {
-                    place.write(value);
-                }
-            });
-            return;
+            let mut block = y.block::<COLUMNS>(rows, column);
+            return finish.finish(sums, [row, self.first + column], |row, values| block.write(row, values));
         }
         for column in column..y.columns() {
-            for ((row, sums), [place]) in (row..).zip(sums).zip(y.rows(rows.clone(), column)) {
-                finish.finish(&[[sums[column % COLUMNS]]], [row, self.first + column], |[value]| {
-                    place.write(value);
-                });
+            let mut block = y.block::<1>(rows.clone(), column);
+            for (i, sums) in sums.iter().enumerate() {
+                let place = [row + i, self.first + column];
+                finish.finish(&[[sums[column % COLUMNS]]], place, |_, value| block.write(i, value));
             }
         }
     }
@@ -453,8 +452,13 @@ mod tests {
     impl Finish for Exact {
         type Sum = i32;
 
-        fn finish<const N: usize>(&self, sums: &[[i32; N]], _: [usize; 2], put: impl FnMut([f32; N])) {
-            sums.iter().map(|sums| sums.map(|sum| sum as f32)).for_each(put);
+        fn finish<const N: usize>(
+            &self,
+            sums: &[[i32; N]],
+            _: [usize; 2],
+            mut put: impl FnMut(usize, [f32; N]),
+        ) {
+            sums.iter().map(|sums| sums.map(|sum| sum as f32)).enumerate().for_each(|(row, y)| put(row, y));
         }
     }
 
@@ -554,8 +558,13 @@ mod tests {
         impl Finish for Same {
             type Sum = f32;
 
-            fn finish<const N: usize>(&self, sums: &[[f32; N]], _: [usize; 2], put: impl FnMut([f32; N])) {
-                sums.iter().copied().for_each(put);
+            fn finish<const N: usize>(
+                &self,
+                sums: &[[f32; N]],
+                _: [usize; 2],
+                mut put: impl FnMut(usize, [f32; N]),
+            ) {
+                sums.iter().enumerate().for_each(|(row, sums)| put(row, *sums));
             }
         }
         type Multiply = unsafe fn(&Part<'_, f32, 1>, &[f32], &mut Output<'_>, &Same);

@@ -40,19 +40,32 @@ impl<'a> Output<'a> {
         self.columns
     }
 
-    /// `N` columns from `column` on, of each of these rows.
+    /// `N` columns from `column` on, of these rows.
+    #[inline(always)]
+    pub(super) fn block<const N: usize>(&mut self, rows: Range<usize>, column: usize) -> Block<'_, N> {
+        assert!(rows.end <= self.rows && column + N <= self.columns, "{rows:?}, {column} of an output");
+        let start = self.start.wrapping_add(rows.start * self.stride + column);
+        Block { start, rows: rows.len(), stride: self.stride, matrix: PhantomData }
+    }
+}
+
+/// `N` columns of some rows of an [`Output`].
+pub(super) struct Block<'a, const N: usize> {
+    start: *mut MaybeUninit<f32>,
+    rows: usize,
+    stride: usize,
+    matrix: PhantomData<&'a mut [MaybeUninit<f32>]>,
+}
+
+impl<const N: usize> Block<'_, N> {
+    /// Writes a row.
     #[inline(always)]
     #[allow(unsafe_code)]
-    pub(super) fn rows<const N: usize>(
-        &mut self,
-        rows: Range<usize>,
-        column: usize,
-    ) -> impl Iterator<Item = &mut [MaybeUninit<f32>; N]> {
-        assert!(rows.end <= self.rows && column + N <= self.columns, "{rows:?}, {column} of an output");
-        let (first, stride) = (self.start.wrapping_add(rows.start * self.stride + column), self.stride);
-        // SAFETY: `new` got all rows, of `stride` values, and these columns lie in them; what `split` made of one matrix has no column
-        // twice, and each row is lent once.
-        (0..rows.len()).map(move |row| unsafe { &mut *first.add(row * stride).cast() })
+    pub(super) fn write(&mut self, row: usize, values: [f32; N]) {
+        assert!(row < self.rows);
+        // SAFETY: `Output::new` got all rows, of `stride` values, and these columns lie in them; what `split` made of one matrix has no
+        // column twice.
+        unsafe { self.start.add(row * self.stride).cast::<[f32; N]>().write_unaligned(values) }
     }
 }
 
@@ -66,9 +79,8 @@ mod tests {
         let [left, right] = Output::new(&mut values, 7).split(4);
         for (mut part, first) in [(left, 0), (right, 4)] {
             for column in 0..part.columns() {
-                for (row, [place]) in part.rows(0..3, column).enumerate() {
-                    place.write((row * 7 + first + column) as f32);
-                }
+                let mut block = part.block(0..3, column);
+                (0..3).for_each(|row| block.write(row, [(row * 7 + first + column) as f32]));
             }
         }
         // SAFETY: all of them have been written.
@@ -80,6 +92,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "1..3, 0 of an output")]
     fn a_row_beyond_the_last_is_refused() {
-        Output::new(&mut [MaybeUninit::uninit(); 6], 3).rows::<1>(1..3, 0).for_each(drop);
+        Output::new(&mut [MaybeUninit::uninit(); 6], 3).block::<1>(1..3, 0);
     }
 }
