@@ -393,7 +393,7 @@ fn as_integers(place: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<i32>] {
     unsafe { std::slice::from_raw_parts_mut(place.as_mut_ptr().cast(), place.len()) }
 }
 
-/// The step below a number, or the nearest there is; for NaN any.
+/// The step below a number, or the nearest there is; for NaN, which the caller looks for, any.
 #[inline(always)]
 #[allow(unsafe_code)]
 fn step_below<T: From<u8>>(y: f32) -> T {
@@ -412,20 +412,13 @@ fn round_row<T: From<u8>>(x: &[f32], steps: &mut [T]) -> (f32, i32) {
     let inverse = inverse(scale);
     let zero = (-low * inverse).round();
     let shift = zero + 0.5;
-    const LANES: usize = 32;
-    let mut check = [0.0; LANES];
-    let ((blocks, rest), (to, to_rest)) = (x.as_chunks::<LANES>(), steps.as_chunks_mut::<LANES>());
-    for (to, block) in to.iter_mut().zip(blocks) {
-        for i in 0..LANES {
-            to[i] = step_below(block[i] * inverse + shift);
-            check[i] += block[i] * 0.0;
-        }
+    // As integers, whose largest the compiler looks for in any order; those of numbers that are not finite are the largest.
+    let mut largest = 0;
+    for (step, v) in steps.iter_mut().zip(x) {
+        *step = step_below(v * inverse + shift);
+        largest = largest.max(v.abs().to_bits());
     }
-    for (i, (to, v)) in to_rest.iter_mut().zip(rest).enumerate() {
-        *to = step_below(v * inverse + shift);
-        check[i] += v * 0.0;
-    }
-    (scale + simd::sum(&check, |v| v), zero as i32)
+    (if largest < f32::INFINITY.to_bits() { scale } else { f32::NAN }, zero as i32)
 }
 
 /// How the integer sums of a block of rows become floats.

@@ -1,5 +1,8 @@
 //! Loops compiled for the widest vectors of the processor they run on.
 
+/// Numbers of the widest vector.
+const LANES: usize = 16;
+
 /// Runs `work` in a version for this processor. Only what is inlined into it gains: mark it `#[inline(always)]`, the closure
 /// itself too.
 #[inline(always)]
@@ -22,17 +25,21 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 /// The least and the largest value in one pass, NaN passed over; infinities if there is none.
 #[inline(always)]
 pub(crate) fn bounds(x: &[f32]) -> [f32; 2] {
-    const LANES: usize = 32;
-    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let (blocks, rest) = x.as_chunks::<LANES>();
+    let (mut low, mut high) = ([f32::INFINITY; 2 * LANES], [f32::NEG_INFINITY; 2 * LANES]);
+    let (blocks, rest) = x.as_chunks::<{ 2 * LANES }>();
     for block in blocks {
-        for i in 0..LANES {
+        for i in 0..2 * LANES {
             low[i] = lower(low[i], block[i]);
             high[i] = larger(high[i], block[i]);
         }
     }
-    let least = |x: &[f32]| fold(x, f32::INFINITY, lower, lower);
-    [lower(least(&low), least(rest)), larger(max(&high), max(rest))]
+    let mut bounds = [[0.0; LANES]; 2];
+    for i in 0..LANES {
+        bounds[0][i] = lower(low[i], low[i + LANES]);
+        bounds[1][i] = larger(high[i], high[i + LANES]);
+    }
+    let bounds = [across(bounds[0], lower), across(bounds[1], larger)];
+    rest.iter().fold(bounds, |[low, high], &v| [lower(low, v), larger(high, v)])
 }
 
 // One instruction each, which `f32::max` and `f32::min` are not.
@@ -51,7 +58,6 @@ fn lower(a: f32, b: f32) -> f32 {
 /// one before of its lane.
 #[inline(always)]
 fn fold(x: &[f32], start: f32, add: impl Fn(f32, f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
-    const LANES: usize = 16;
     let mut parts = [[start; LANES]; 4];
     let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
     for block in blocks {
@@ -72,10 +78,18 @@ fn fold(x: &[f32], start: f32, add: impl Fn(f32, f32) -> f32, join: impl Fn(f32,
             lanes[i] = add(lanes[i], x[i]);
         }
     }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] = join(lanes[i], lanes[i + half]);
-        }
+    rest.iter().fold(across(lanes, join), |sum, &v| add(sum, v))
+}
+
+/// What the lanes come to.
+#[inline(always)]
+fn across(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for i in 0..8 {
+        eight[i] = join(lanes[i], lanes[i + 8]);
     }
-    rest.iter().fold(lanes[0], |sum, &v| add(sum, v))
+    for i in 0..4 {
+        four[i] = join(eight[i], eight[i + 4]);
+    }
+    join(join(four[0], four[2]), join(four[1], four[3]))
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 use funasr_kernels::{Join as RowJoin, JoinRows};
+use rayon::prelude::*;
 
 use super::Lengths;
 
@@ -137,11 +138,10 @@ impl Copied {
         let (storage, _) = joined.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("history: rows on another device") };
         let values = storage.as_slice::<f32>()?;
-        for ((kept, keep), stream) in
-            self.kept.iter_mut().zip(&self.keep).zip(values.chunks_exact(rows * width))
-        {
+        let streams = values.par_chunks_exact((rows * width).max(1));
+        self.kept.par_iter_mut().zip(&self.keep).zip(streams).for_each(|((kept, keep), stream)| {
             kept.extend_from_slice(&stream[keep.start * width..keep.end * width]);
-        }
+        });
         (self.layer, self.width) = (self.layer + 1, width);
         Ok(joined.clone())
     }
