@@ -137,8 +137,8 @@ impl<const N: usize> EndingAt<'_, N> {
     #[inline(always)]
     pub(crate) fn apply(&self, row: usize, sums: [f32; N]) -> [f32; N] {
         let mut y = sums;
-        for i in 0..N {
-            y[i] += self.bias[i];
+        for (y, bias) in y.iter_mut().zip(self.bias) {
+            *y += bias;
         }
         for addend in self.addends {
             let addend = &addend[self.start + row * self.width..][..N];
