@@ -61,10 +61,10 @@ pub(crate) fn softmax_row(row: &mut [f32]) {
 #[inline(always)]
 pub(crate) fn exp_row(row: &mut [f32], len: usize) -> f32 {
     const LANES: usize = 16;
-    let max = simd::max(&row[..len]);
     // Whole vectors, as far as there is room: a rest is computed value by value, which takes longer than all before it.
     let end = len.next_multiple_of(LANES).min(row.len());
-    row[len..end].fill(max);
+    row[len..end].fill(f32::NEG_INFINITY);
+    let max = simd::max(&row[..end]);
     let (vectors, rest) = row[..end].as_chunks_mut::<LANES>();
     for vector in vectors {
         for v in vector {
