@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use funasr_candle::audio::read_all;
+use funasr_candle::decode::greedy::Best;
 use funasr_candle::decode::hotwords::Hotwords;
 use funasr_candle::decode::hotwords::graph::{BiasGraph, ROOT};
+use funasr_candle::decode::search::{Likely, MAX_LIKELY, Rows, Search, SearchOptions};
 use funasr_candle::decode::spelling::Speller;
 use funasr_candle::decode::tokens::TokenList;
 use funasr_candle::device::Compute;
@@ -105,6 +107,60 @@ fn a_path_has_the_bonus_of_the_hotwords_in_it() {
             assert_eq!(bonus(&graph, &ids(text)), *expected, "{hotwords:?} in {text:?}");
         }
     }
+}
+
+/// Rows in which few tokens are likely, some of them equally so.
+fn rows(count: usize, vocab: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % below
+    };
+    let mut logits: Vec<f32> = (0..count * vocab).map(|_| -30.0 + next(8) as f32 / 4.0).collect();
+    for row in logits.chunks_exact_mut(vocab) {
+        (0..1 + next(8)).for_each(|_| row[next(vocab as u32) as usize] = next(16) as f32 / 4.0);
+    }
+    logits
+}
+
+/// The likely tokens of a row, in the order of their ids.
+fn likely(row: &[f32]) -> Likely {
+    let mut logits: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
+    logits.sort_by(|a, b| b.1.total_cmp(&a.1));
+    logits.truncate(MAX_LIKELY);
+    logits.sort_by_key(|&(id, _)| id);
+    Likely { best: Best::of(row), logits }
+}
+
+/// What is heard without a language model does not depend on the scores of unlikely tokens.
+#[test]
+fn likely_tokens_are_all_that_hotwords_need() {
+    let vocab = 40;
+    let mut names: Vec<String> =
+        (0x4e00..).take(vocab).filter_map(char::from_u32).map(String::from).collect();
+    names[..3].clone_from_slice(&["<blank>", "<s>", "</s>"].map(str::to_owned));
+    names[vocab - 1] = "<unk>".to_owned();
+    let tokens = list(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut changed = 0;
+    for seed in 0..100 {
+        let logits = rows(30, vocab, seed);
+        let rows: Vec<Likely> = logits.chunks_exact(vocab).map(likely).collect();
+        let (all, few) = (Rows::All { logits: &logits, vocab }, Rows::Likely(&rows));
+        // Tokens that are likely in neighbouring rows, whether they are the best or not.
+        let word =
+            [5, 6].map(|row: usize| rows[row].logits.iter().find(|(_, logit)| *logit >= 0.0).unwrap().0);
+        let graph = BiasGraph::new(&[(word.to_vec(), 10.0)], 20.0, &tokens);
+        let heard = [None, Some(&graph)].map(|bias| {
+            let search = Search { graph: None, bias, options: SearchOptions::default() };
+            for (all, few) in [(all, few), (all.slice(4..9), few.slice(4..9))] {
+                assert_eq!(search.frames(few, 7).unwrap(), search.frames(all, 7).unwrap(), "{seed}");
+                assert_eq!(search.tokens(few, 5).unwrap(), search.tokens(all, 5).unwrap(), "{seed}");
+            }
+            search.tokens(few, 30).unwrap().unwrap().into_iter().map(|heard| heard.id).collect::<Vec<_>>()
+        });
+        changed += usize::from(heard[0] != heard[1]);
+    }
+    assert!(changed > 20, "{changed}");
 }
 
 #[test]

@@ -4,11 +4,13 @@
 use std::path::Path;
 
 use funasr_candle::audio::read_all;
+use funasr_candle::decode::hotwords::Hotwords;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_candle::pipeline::{Recognizer, Request, Utterance};
 use funasr_candle::weights::ModelFiles;
 use funasr_kernels::{launches, memory_in_use};
 
+use crate::bias::CLIPS;
 use crate::regression::clip;
 
 /// Batches of mixed shapes after which no more memory may be in use than after a tenth of them.
@@ -58,6 +60,26 @@ fn gpu_models_run_on_the_kernels() {
                 assert!(count > 0, "{name}, {precision}: {kernel} was not launched");
             }
         }
+    }
+}
+
+/// A search for hotwords reads the likely tokens of each row, which the GPU finds, and hears what it hears on the CPU.
+#[test]
+fn gpu_hotwords_are_heard() {
+    let clip = CLIPS.iter().find(|clip| clip.hotword.is_some()).unwrap();
+    let (plain, words) = (clip.hotword.as_deref().unwrap(), &clip.group);
+    let word = words.iter().find(|word| *word != plain).unwrap();
+    for name in ["demo", "demo-sensevoice"] {
+        let heard = |compute: &Compute| {
+            let recognizer = recognizer(name, compute);
+            let mut request = Request::default();
+            recognizer.bias(&mut request, &Hotwords::parse(word)).unwrap();
+            let utterance = Utterance { samples: &clip.samples, request: &request };
+            recognizer.recognize(&[utterance]).unwrap().remove(0).joined.text
+        };
+        let text = heard(&gpu(Precision::F32));
+        assert_eq!(text, heard(&Compute::cpu()), "{name}");
+        assert_eq!(text, clip.text.replace(plain, word), "{name}");
     }
 }
 

@@ -8,7 +8,7 @@ use funasr_candle::decode::lm::arpa::Arpa;
 use funasr_candle::decode::lm::build::{BuildOptions, Built, build};
 use funasr_candle::decode::lm::fst::{Arc, Fst};
 use funasr_candle::decode::lm::{LanguageModel, Lexicon};
-use funasr_candle::decode::search::{Search, SearchOptions};
+use funasr_candle::decode::search::{Rows, Search, SearchOptions};
 use funasr_candle::decode::spelling::Speller;
 use funasr_candle::decode::tokens::TokenList;
 use funasr_candle::pipeline::Request;
@@ -68,9 +68,10 @@ fn best_paths_are_kaldis() {
             let options =
                 SearchOptions { am_scale: case.am_scale, global_beam: 1e4, ..SearchOptions::default() };
             let search = Search { graph: Some(graph), bias: None, options };
+            let rows = Rows::All { logits: &logits, vocab };
             let found = match case.kind.as_str() {
-                "ctc" => search.frames(&logits, vocab, 0),
-                _ => search.tokens(&logits, vocab, logits.len() / vocab),
+                "ctc" => search.frames(rows, 0),
+                _ => search.tokens(rows, logits.len() / vocab),
             };
             let found = found.unwrap().unwrap();
             let ids: Vec<u32> = found.iter().map(|emission| emission.id).collect();
@@ -223,7 +224,7 @@ fn what_the_ngrams_do_not_know() {
         let mut logits = vec![-20.0; known.len()];
         logits[known.id(token) as usize] = 0.0;
         let search = Search { graph: Some(&built.graph), bias: None, options: SearchOptions::default() };
-        search.tokens(&logits, known.len(), 1).unwrap().unwrap()[0].id
+        search.tokens(Rows::All { logits: &logits, vocab: known.len() }, 1).unwrap().unwrap()[0].id
     };
     assert_eq!(say(&open, "二"), known.id("二"));
     assert!([known.id("a"), known.id("b")].contains(&say(&closed, "二")));
@@ -236,7 +237,7 @@ fn a_graph_that_ends_nowhere_gives_no_path_and_one_that_gains_forever_an_error()
     let search = |graph: &Fst| {
         let options = SearchOptions::default();
         Search { graph: Some(graph), bias: None, options }
-            .tokens(&logits, 4, 2)
+            .tokens(Rows::All { logits: &logits, vocab: 4 }, 2)
             .map_err(|error| error.to_string())
     };
     let dead = Fst::new(0, [(f32::INFINITY, vec![arc(4, 0.0, 1)]), (f32::INFINITY, vec![])]);

@@ -132,7 +132,10 @@ impl Bench {
         self.row("cif_sums, with its uploads", &moved, &|| sums.forward(&frames))?;
 
         let logits = self.random(&[batch, TOKENS, VOCAB])?;
-        self.row("best", &Work::Values(batch * TOKENS * VOCAB), &|| Best.forward(&logits))?;
+        let read = Work::Values(batch * TOKENS * VOCAB);
+        for (name, count) in [("best", 1), ("best, 20 of a row", 20)] {
+            self.row(name, &read, &|| Best { count }.forward(&logits))?;
+        }
 
         // 1000 hotwords of at most 4 tokens.
         let (words, steps) = (1000, 4);

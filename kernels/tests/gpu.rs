@@ -236,15 +236,20 @@ fn best() {
     in_every_format("best", |dtype, tolerance, gpu| {
         for (round, dims) in (0..).zip([[1, 1], [3, 8404], [7, 13], [2, 257], [5, 1000]]) {
             // Multiples of 1/8, so that 16 bits tie where f32 does.
-            let values: Vec<f32> = {
-                let mut random = Random(round);
-                (0..dims[0] * dims[1]).map(|_| random.within(0, 60) as f32 / 8.0 - 4.0).collect()
-            };
-            let x = Both::new(&tensor(&values, &dims), dtype, gpu);
+            let mut random = Random(round);
+            let eighths = (0..dims[0] * dims[1]).map(|_| random.within(0, 60) as f32 / 8.0 - 4.0);
+            let x = Both::new(&tensor(&eighths.collect::<Vec<_>>(), &dims), dtype, gpu);
             // The reference leaves open which of equal values is meant; the CPU's version does not.
-            let expected = Best.forward(&x.cpu).unwrap();
-            let y = Best.forward(&x.gpu).unwrap();
-            assert_near(&format!("{dtype:?}, {dims:?}"), &y, &expected, tolerance.min(2e-5));
+            for count in [1, 2, 20] {
+                let best = Best { count };
+                let expected = best.forward(&x.cpu).unwrap();
+                let y = best.forward(&x.gpu).unwrap();
+                let case = format!("{dtype:?}, {dims:?}, {best:?}");
+                assert_near(&case, &y, &expected, tolerance.min(2e-5));
+                // Places and values are copied, not computed.
+                let exact = |y: &Tensor| values(&y.narrow(1, 0, y.dim(1).unwrap() - 1).unwrap());
+                assert_eq!(exact(&y.to_device(&Device::Cpu).unwrap()), exact(&expected), "{case}");
+            }
         }
     });
 }
@@ -254,10 +259,17 @@ fn best_of_what_is_not_finite() {
     let gpu = gpu();
     let (nan, inf) = (f32::NAN, f32::INFINITY);
     let rows = [[0.0, nan, 1.0], [inf, 0.0, 1.0], [-inf, -inf, -inf], [-inf, 2.0, -inf]].concat();
-    let y = Best.forward(&tensor(&rows, &[4, 3]).to_device(&gpu).unwrap()).unwrap();
-    let y = values(&y.to_device(&Device::Cpu).unwrap());
+    let rows = tensor(&rows, &[4, 3]).to_device(&gpu).unwrap();
+    let best = |count| {
+        let y = Best { count }.forward(&rows).unwrap();
+        values(&y.to_device(&Device::Cpu).unwrap())
+    };
+    let y = best(1);
     assert!([2, 5, 8].iter().all(|&i| y[i].is_nan()), "{y:?}");
     assert_eq!(y[9..], [1.0, 2.0, 0.0]);
+    let y = best(3);
+    assert!([6, 13, 20].iter().all(|&i| y[i].is_nan()), "{y:?}");
+    assert_eq!(y[21..], [1.0, 0.0, 2.0, 2.0, -inf, -inf, 0.0]);
 }
 
 #[test]

@@ -32,7 +32,8 @@ impl Best {
         logits.chunks_exact(vocab.max(1)).map(Self::of)
     }
 
-    fn of(row: &[f32]) -> Self {
+    /// The best of one row.
+    pub fn of(row: &[f32]) -> Self {
         let (mut id, mut logit) = (0, f32::NEG_INFINITY);
         for (i, &value) in (0u32..).zip(row) {
             if value > logit {
@@ -74,10 +75,4 @@ pub fn greedy_of(rows: &[Best], token_num: usize) -> Result<Vec<Emission>> {
         }
     }
     Ok(emissions)
-}
-
-/// Arg max of one row and its log-softmax, or nothing if any logit is NaN or the largest is infinite.
-pub(super) fn best(row: &[f32]) -> Option<(u32, f32)> {
-    let Best { id, log_prob, .. } = Best::of(row);
-    log_prob.is_finite().then_some((id, log_prob))
 }

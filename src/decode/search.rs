@@ -7,8 +7,9 @@
 //! the result is then the greedy one: under CTC too, since paths are compared by their best alignment and not by a sum.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use super::greedy::{Emission, best};
+use super::greedy::{Best, Emission};
 use super::hotwords::graph::{self, BiasGraph};
 use super::lm::fst::{EPSILON, Fst};
 use super::tokens::{BLANK, EOS, SOS};
@@ -19,8 +20,9 @@ const MIN_ACTIVE: usize = 200;
 const MAX_ACTIVE: usize = 4000;
 /// Costs by which the beam is wider when it is as wide as those paths, as in FunASR.
 const BEAM_DELTA: f32 = 0.5;
-/// Tokens of a row that may be said without a language model, and how much less likely (in ln) than the best they may be.
-const MAX_LIKELY: usize = 20;
+/// Tokens of a row that may be said without a language model.
+pub const MAX_LIKELY: usize = 20;
+/// How much less likely (in ln) than the best they may be.
 const LIKELY_RANGE: f32 = 12.0;
 /// Steps without reading a row that one row may take: only a cycle that gains takes as many.
 const MAX_HOPS: usize = 1 << 20;
@@ -55,82 +57,141 @@ pub struct Search<'a> {
     pub options: SearchOptions,
 }
 
+/// The rows of scores that a search goes over.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    /// Those of all tokens, which a language model may ask for: `[N, V]` row-major.
+    All {
+        /// The rows.
+        logits: &'a [f32],
+        /// V.
+        vocab: usize,
+    },
+    /// Those of the likely ones: all that is said without a language model. Others cannot be said.
+    Likely(&'a [Likely]),
+}
+
+/// The likely tokens of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Likely {
+    /// The best of them.
+    pub best: Best,
+    /// Each with its logit, by id; at most [`MAX_LIKELY`].
+    pub logits: Vec<(u32, f32)>,
+}
+
 impl Search<'_> {
-    /// The tokens of the best path, one for each of the first `token_num` rows of `logits` ([L, V] row-major, V = `vocab`).
-    /// A row whose best token is blank, `<s>` or `</s>` says nothing, as in the greedy search. Nothing if the language model
-    /// cannot go on at some row.
+    /// The tokens of the best path, one for each of the first `token_num` rows. A row whose best token is blank, `<s>` or
+    /// `</s>` says nothing, as in the greedy search. Nothing if the language model cannot go on at some row.
     ///
     /// # Errors
     /// [`Error::Inference`] if there are too few rows or one has no finite maximum (NaN, infinity).
-    pub fn tokens(&self, logits: &[f32], vocab: usize, token_num: usize) -> Result<Option<Vec<Emission>>> {
-        let rows = logits.chunks_exact(vocab.max(1));
-        if rows.len() < token_num {
-            let message =
-                format!("decoder gave {} rows of {vocab} logits for {token_num} tokens", rows.len());
-            return Err(Error::inference(message));
+    pub fn tokens(&self, rows: Rows, token_num: usize) -> Result<Option<Vec<Emission>>> {
+        let count = rows.count();
+        if count < token_num {
+            return Err(Error::inference(format!(
+                "decoder gave {count} rows of logits for {token_num} tokens"
+            )));
         }
         let mut beam = Beam::new(self, false)?;
-        for (position, logits) in rows.take(token_num).enumerate() {
-            let row = Row::new(logits, position)?;
-            beam.norms.push(row.norm);
-            if ![BLANK, SOS, EOS].contains(&row.best) {
+        for position in 0..token_num {
+            let row = rows.row(position)?;
+            if ![BLANK, SOS, EOS].contains(&row.best.id) {
                 beam.advance(&row)?;
             }
+            beam.rows.push(row);
         }
-        Ok(beam.best_path(logits, vocab))
+        Ok(beam.best_path())
     }
 
-    /// The tokens of the best CTC path through `logits` ([T, V] row-major), each at the frame where its run begins. The first
-    /// rows may go on with the token `before` them, which is not said again.
+    /// The tokens of the best CTC path through all rows, each at the frame where its run begins. The first rows may go on with
+    /// the token `before` them, which is not said again.
     ///
     /// # Errors
     /// As [`Search::tokens`].
-    pub fn frames(&self, logits: &[f32], vocab: usize, before: u32) -> Result<Option<Vec<Emission>>> {
+    pub fn frames(&self, rows: Rows, before: u32) -> Result<Option<Vec<Emission>>> {
         let mut beam = Beam::new(self, true)?;
         let mut goes_on = before != BLANK;
-        for (position, logits) in logits.chunks_exact(vocab.max(1)).enumerate() {
-            let row = Row::new(logits, position)?;
-            beam.norms.push(row.norm);
-            goes_on &= row.best == before;
+        for position in 0..rows.count() {
+            let row = rows.row(position)?;
+            goes_on &= row.best.id == before;
             if !goes_on {
                 beam.advance(&row)?;
             }
+            beam.rows.push(row);
         }
-        Ok(beam.best_path(logits, vocab))
+        Ok(beam.best_path())
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// Some of the rows.
+    pub fn slice(self, range: Range<usize>) -> Self {
+        match self {
+            Self::All { logits, vocab } => {
+                Self::All { logits: &logits[range.start * vocab..range.end * vocab], vocab }
+            }
+            Self::Likely(rows) => Self::Likely(&rows[range]),
+        }
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::All { logits, vocab } => logits.len() / vocab.max(&1),
+            Self::Likely(rows) => rows.len(),
+        }
+    }
+
+    fn row(&self, position: usize) -> Result<Row<'a>> {
+        let (best, logits) = match *self {
+            Self::All { logits, vocab } => {
+                let row = &logits[position * vocab..][..vocab];
+                (Best::of(row), Logits::All(row))
+            }
+            Self::Likely(rows) => (rows[position].best, Logits::Likely(&rows[position].logits)),
+        };
+        if !best.log_prob.is_finite() {
+            return Err(Error::inference(format!("logits of row {position} are not finite")));
+        }
+        Ok(Row { best, logits })
     }
 }
 
 /// One row of scores.
+#[derive(Debug, Clone, Copy)]
 struct Row<'a> {
-    position: usize,
-    logits: &'a [f32],
-    best: u32,
-    /// What is taken from a logit to make it a log-probability.
-    norm: f32,
+    best: Best,
+    logits: Logits<'a>,
 }
 
-impl<'a> Row<'a> {
-    fn new(logits: &'a [f32], position: usize) -> Result<Self> {
-        let (best, log_prob) = best(logits)
-            .ok_or_else(|| Error::inference(format!("logits of row {position} are not finite")))?;
-        Ok(Self { position, logits, best, norm: logits[best as usize] - log_prob })
-    }
+#[derive(Debug, Clone, Copy)]
+enum Logits<'a> {
+    /// By id.
+    All(&'a [f32]),
+    /// With their ids, which ascend.
+    Likely(&'a [(u32, f32)]),
+}
 
+impl Row<'_> {
     fn log_prob(&self, id: u32) -> f32 {
-        self.logits.get(id as usize).map_or(f32::NEG_INFINITY, |logit| logit - self.norm)
+        let logit = match self.logits {
+            Logits::All(logits) => logits.get(id as usize).copied(),
+            Logits::Likely(logits) => {
+                logits.binary_search_by_key(&id, |&(id, _)| id).ok().map(|at| logits[at].1)
+            }
+        };
+        logit.map_or(f32::NEG_INFINITY, |logit| logit - (self.best.logit - self.best.log_prob))
     }
 
-    /// The most likely tokens.
+    /// The tokens that may be said without a language model.
     fn likely(&self) -> Vec<u32> {
-        let least = self.logits[self.best as usize] - LIKELY_RANGE;
-        let mut ids: Vec<u32> =
-            (0..).zip(self.logits).filter(|(_, logit)| **logit >= least).map(|(id, _)| id).collect();
-        let descending = |a: &u32, b: &u32| self.logits[*b as usize].total_cmp(&self.logits[*a as usize]);
-        if ids.len() > MAX_LIKELY {
-            ids.select_nth_unstable_by(MAX_LIKELY, descending);
-            ids.truncate(MAX_LIKELY);
+        let may_be = |&(_, logit): &(u32, f32)| logit >= self.best.logit - LIKELY_RANGE;
+        match self.logits {
+            Logits::All(logits) => {
+                (0..).zip(logits.iter().copied()).filter(may_be).map(|(id, _)| id).collect()
+            }
+            Logits::Likely(logits) => logits.iter().copied().filter(may_be).map(|(id, _)| id).collect(),
         }
-        ids
     }
 }
 
@@ -191,8 +252,8 @@ struct Beam<'a> {
     cutoff: Cutoff,
     /// Row of the last step.
     position: usize,
-    /// [`Row::norm`] of every row.
-    norms: Vec<f32>,
+    /// The rows that were read.
+    rows: Vec<Row<'a>>,
 }
 
 impl<'a> Beam<'a> {
@@ -208,7 +269,7 @@ impl<'a> Beam<'a> {
             traces: Vec::new(),
             cutoff: Cutoff { cost: 0.0, secured: 0.0, beam: f32::INFINITY },
             position: 0,
-            norms: Vec::new(),
+            rows: Vec::new(),
         };
         beam.offer(root);
         beam.close()?;
@@ -223,7 +284,7 @@ impl<'a> Beam<'a> {
         for path in &mut paths {
             self.remember(path);
         }
-        self.position = row.position;
+        self.position = self.rows.len();
         let best = paths.iter().map(|path| path.cost).fold(f32::INFINITY, f32::min);
         // Costs count from the best path, so that they stay small.
         let offset = if best.is_finite() { best } else { 0.0 };
@@ -344,7 +405,7 @@ impl<'a> Beam<'a> {
     }
 
     /// What the cheapest path said that may end here, or if none may the cheapest.
-    fn best_path(mut self, logits: &[f32], vocab: usize) -> Option<Vec<Emission>> {
+    fn best_path(mut self) -> Option<Vec<Emission>> {
         let final_cost =
             |path: &Path| path.secured + self.search.graph.map_or(0.0, |graph| graph.final_cost(path.state));
         let cheapest = |a: &&Path, b: &&Path| {
@@ -355,17 +416,13 @@ impl<'a> Beam<'a> {
         self.remember(&mut path);
         let mut emissions = Vec::new();
         let mut at = path.trace;
-        let mut next = self.norms.len();
+        let mut next = self.rows.len();
         while let Some(&Trace { before, id, position }) = self.traces.get(at as usize) {
             // Under CTC a token may last until the next one: its best frame tells how sure it is.
             let position = position as usize;
-            let rows = position..if self.ctc { next } else { position + 1 };
-            let log_prob = |row: usize| logits[row * vocab + id as usize] - self.norms[row];
-            emissions.push(Emission {
-                id,
-                position,
-                log_prob: rows.map(log_prob).fold(f32::NEG_INFINITY, f32::max),
-            });
+            let rows = &self.rows[position..if self.ctc { next } else { position + 1 }];
+            let log_prob = rows.iter().map(|row| row.log_prob(id)).fold(f32::NEG_INFINITY, f32::max);
+            emissions.push(Emission { id, position, log_prob });
             (at, next) = (before, position);
         }
         emissions.reverse();

@@ -1,11 +1,12 @@
-//! What greedy decoding reads of scores: much less than all of them, which may lie on a GPU.
+//! What decoding without a language model reads of scores: much less than all of them, which may lie on a GPU.
 
 use candle_core::{Result, Tensor};
 use funasr_kernels::Best;
 
-/// Logits `[.., V]` -> of each row the place of its largest, that logit, and its log-probability: `[.., 3]` in f32.
-pub fn best_of_rows(logits: &Tensor) -> Result<Tensor> {
-    Best.forward(logits)
+/// Logits `[.., V]` -> of each row the places of its `count` largest, or of all if there are no more, those K logits, and the
+/// log-probability of the first: `[.., 2 K + 1]` in f32.
+pub fn best_of_rows(logits: &Tensor, count: usize) -> Result<Tensor> {
+    Best { count }.forward(logits)
 }
 
 /// The logits of some ids: `logits [T, V]` -> `[T, ids]`.

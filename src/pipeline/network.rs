@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::Request;
 use crate::decode::greedy::Best;
+use crate::decode::search::{Likely, MAX_LIKELY};
 use crate::decode::timestamps::{CifTrack, us_peaks};
 use crate::device::Compute;
 use crate::error::Result;
@@ -47,11 +48,13 @@ pub struct NetworkOutput {
     pub extra: Vec<(&'static str, Tensor)>,
     /// The best of each row of each item, once someone has asked.
     best: OnceLock<Vec<Vec<Best>>>,
+    /// The same of the likely ones.
+    likely: OnceLock<Vec<Vec<Likely>>>,
 }
 
 impl NetworkOutput {
     fn new(encoder_out: Tensor, scores: Scores) -> Self {
-        Self { encoder_out, scores, extra: Vec::new(), best: OnceLock::new() }
+        Self { encoder_out, scores, extra: Vec::new(), best: OnceLock::new(), likely: OnceLock::new() }
     }
 
     /// The best of each row of one item. Those of the batch are found at once where the scores lie, so that of a GPU's
@@ -66,13 +69,38 @@ impl NetworkOutput {
         let found = best(self.scores.logits())?;
         Ok(&self.best.get_or_init(|| found)[item])
     }
+
+    /// The likely tokens of each row of one item, found like the best.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn likely(&self, item: usize) -> Result<&[Likely]> {
+        if let Some(found) = self.likely.get() {
+            return Ok(&found[item]);
+        }
+        let found = by_row(self.scores.logits(), MAX_LIKELY, likely)?;
+        Ok(&self.likely.get_or_init(|| found)[item])
+    }
 }
 
 /// The best of each row of each item of `logits [B, N, V]`.
 pub(super) fn best(logits: &Tensor) -> Result<Vec<Vec<Best>>> {
-    let rows: Vec<Vec<Vec<f32>>> = best_of_rows(logits)?.to_vec3()?;
-    let best = |row: &Vec<f32>| Best { id: row[0] as u32, logit: row[1], log_prob: row[2] };
-    Ok(rows.iter().map(|item| item.iter().map(best).collect()).collect())
+    by_row(logits, 1, |row| Best { id: row[0] as u32, logit: row[1], log_prob: row[2] })
+}
+
+/// The likely tokens of a row, as [`best_of_rows`] gives it.
+fn likely(row: &[f32]) -> Likely {
+    let (ids, rest) = row.split_at(row.len() / 2);
+    let mut logits: Vec<(u32, f32)> = ids.iter().map(|&id| id as u32).zip(rest.iter().copied()).collect();
+    let best = Best { id: logits[0].0, logit: logits[0].1, log_prob: rest[ids.len()] };
+    logits.sort_by_key(|&(id, _)| id);
+    Likely { best, logits }
+}
+
+/// What `read` makes of the `count` best of each row of each item of `logits [B, N, V]`.
+fn by_row<R>(logits: &Tensor, count: usize, read: impl Fn(&[f32]) -> R) -> Result<Vec<Vec<R>>> {
+    let rows: Vec<Vec<Vec<f32>>> = best_of_rows(logits, count)?.to_vec3()?;
+    Ok(rows.iter().map(|item| item.iter().map(|row| read(row)).collect()).collect())
 }
 
 /// Scores of the vocabulary, by token or by frame.

@@ -14,6 +14,7 @@ use crate::decode::greedy::{Emission, greedy_of};
 use crate::decode::hotwords::graph::BiasGraph;
 use crate::decode::hotwords::{HotwordReport, Hotwords, SegDict};
 use crate::decode::lm::LanguageModel;
+use crate::decode::search::Rows;
 use crate::decode::spelling::Speller;
 use crate::decode::timestamps::token_spans;
 use crate::decode::tokens::{BLANK, TokenList};
@@ -283,18 +284,20 @@ impl Recognizer {
     /// Logits that are not finite.
     pub fn emissions(&self, output: &NetworkOutput, item: usize, request: &Request) -> Result<Vec<Emission>> {
         let Some(search) = request.search() else { return best_tokens(output, item) };
+        // A language model may ask for any score; without one the likely tokens of each row are all that is read.
+        let all = search.graph.is_some().then(|| logits(output, item)).transpose()?;
+        let rows = match &all {
+            Some((logits, vocab)) => Rows::All { logits, vocab: *vocab },
+            None => Rows::Likely(output.likely(item)?),
+        };
         let found = match &output.scores {
-            Scores::Tokens { logits, cif, .. } => {
-                let (logits, vocab) = rows(logits, item)?;
-                search.tokens(&logits, vocab, cif.token_num.items()[item])?
-            }
-            Scores::Frames { logits, frames } => {
-                let (logits, vocab) = rows(logits, item)?;
+            Scores::Tokens { cif, .. } => search.tokens(rows, cif.token_num.items()[item])?,
+            Scores::Frames { frames, .. } => {
                 let tags = &output.best(item)?[..QUERY_FRAMES];
                 let mut emissions = ctc::greedy_of(tags)?;
                 let before = ctc::greedy_of(&tags[QUERY_FRAMES - 1..])?;
-                let said = &logits[QUERY_FRAMES * vocab..frames.items()[item] * vocab];
-                let found = search.frames(said, vocab, before.first().map_or(BLANK, |tag| tag.id))?;
+                let said = rows.slice(QUERY_FRAMES..frames.items()[item]);
+                let found = search.frames(said, before.first().map_or(BLANK, |tag| tag.id))?;
                 let place = |found: Emission| Emission { position: found.position + QUERY_FRAMES, ..found };
                 found.map(|found| {
                     emissions.extend(found.into_iter().map(place));
@@ -384,8 +387,8 @@ fn aligned(output: &NetworkOutput, item: usize, ids: &[u32]) -> Result<Vec<[u64;
     ctc::token_spans_of(&output.best(item)?[QUERY_FRAMES..end], &columns, ids)
 }
 
-/// One item of logits `[B, N, V]` as rows, and V.
-fn rows(logits: &Tensor, item: usize) -> Result<(Vec<f32>, usize)> {
-    let logits = logits.get(item)?.to_dtype(DType::F32)?;
+/// The scores of one item, `[N, V]` row-major, and V.
+fn logits(output: &NetworkOutput, item: usize) -> Result<(Vec<f32>, usize)> {
+    let logits = output.scores.logits().get(item)?.to_dtype(DType::F32)?;
     Ok((logits.flatten_all()?.to_vec1()?, logits.dim(1)?))
 }
