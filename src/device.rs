@@ -1,10 +1,12 @@
 //! Where and in which number format a model runs.
 
 use std::str::FromStr;
-
-use candle_core::{DType, Device};
 #[cfg(feature = "cuda")]
-use funasr_kernels::open_cuda;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+#[cfg(feature = "cuda")]
+use funasr_kernels::{Uploads, open_cuda};
 
 use crate::error::{Error, Result};
 
@@ -135,6 +137,9 @@ pub struct Compute {
     pub dtype: DType,
     /// Whether linear layers round weights and activations to 8 bits.
     pub int8: bool,
+    /// How inputs come to a CUDA device.
+    #[cfg(feature = "cuda")]
+    uploads: Option<Arc<Uploads>>,
 }
 
 impl Compute {
@@ -152,17 +157,54 @@ impl Compute {
         if let Some(message) = fault {
             return Err(Error::Unsupported(message));
         }
+        Self::on(device.open()?, precision)
+    }
+
+    /// Computes in `precision` on a device that is open.
+    ///
+    /// # Errors
+    /// A GPU that does not take inputs.
+    pub fn on(device: Device, precision: Precision) -> Result<Self> {
         let dtype = match precision {
             Precision::F32 | Precision::Int8 => DType::F32,
             Precision::Bf16 => DType::BF16,
             Precision::F16 => DType::F16,
         };
-        Ok(Self { device: device.open()?, dtype, int8: precision == Precision::Int8 })
+        #[cfg(feature = "cuda")]
+        let uploads = device.is_cuda().then(|| Uploads::new(&device).map(Arc::new)).transpose()?;
+        Ok(Self {
+            device,
+            dtype,
+            int8: precision == Precision::Int8,
+            #[cfg(feature = "cuda")]
+            uploads,
+        })
     }
 
     /// f32 on the processor.
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, int8: false }
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            int8: false,
+            #[cfg(feature = "cuda")]
+            uploads: None,
+        }
+    }
+
+    /// A tensor on the device, in its format, of the values that `fill` writes, all of them. A CUDA device fetches them while it
+    /// still computes what it was asked before.
+    ///
+    /// # Errors
+    /// [`Error::Inference`]: no memory, or a device that fails.
+    pub fn input<const N: usize>(&self, shape: [usize; N], fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(uploads) = &self.uploads {
+            return Ok(uploads.upload(&shape[..], fill)?.to_dtype(self.dtype)?);
+        }
+        let mut values = vec![0.0; shape.iter().product()];
+        fill(&mut values);
+        Ok(Tensor::from_vec(values, &shape[..], &self.device)?.to_dtype(self.dtype)?)
     }
 
     /// The format that this is.

@@ -191,7 +191,9 @@ impl ModelFiles {
     /// How a model of these files computes where `compute` is asked for: in 8 bits on the CPU if they are stored so.
     pub fn compute(&self, compute: &Compute) -> Compute {
         let stored = self.tensors.names().iter().any(|name| self.tensors.is_steps(name));
-        Compute { int8: compute.int8 || (stored && compute.device.is_cpu()), ..compute.clone() }
+        let mut compute = compute.clone();
+        compute.int8 |= stored && compute.device.is_cpu();
+        compute
     }
 
     /// Layers that compute in 8 bits in the models that were built of these files: prefixes of tensor names.

@@ -25,12 +25,7 @@ pub static DEVICE: LazyLock<Device> = LazyLock::new(|| {
 pub fn compute() -> Compute {
     let precision =
         std::env::var("FUNASR_CANDLE_TEST_DTYPE").map_or(Precision::F32, |name| name.parse().unwrap());
-    let dtype = match precision {
-        Precision::Bf16 => DType::BF16,
-        Precision::F16 => DType::F16,
-        Precision::F32 | Precision::Int8 => DType::F32,
-    };
-    Compute { device: DEVICE.clone(), dtype, int8: precision == Precision::Int8 }
+    Compute::on(DEVICE.clone(), precision).unwrap()
 }
 
 /// One golden file.

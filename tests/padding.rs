@@ -1,7 +1,7 @@
 //! How segments are put into batches: each once, within the budget, with their values as they were.
 
 use candle_core::{DType, Device, IndexOp, Tensor};
-use funasr_candle::device::Compute;
+use funasr_candle::device::{Compute, Precision};
 use funasr_candle::frontend::Features;
 use funasr_candle::pipeline::batch::{bucket, pad};
 use proptest::prelude::*;
@@ -71,7 +71,7 @@ proptest! {
 
 #[test]
 fn pad_makes_the_wanted_type() {
-    let compute = Compute { dtype: DType::F16, ..Compute::cpu() };
+    let compute = Compute::on(Device::Cpu, Precision::F16).unwrap();
     let item = Features { values: vec![1.0, 2.0], width: 2 };
     let (padded, lengths) = pad(&[&item], &compute).unwrap();
     assert_eq!((padded.dtype(), lengths.items()), (DType::F16, &[1][..]));

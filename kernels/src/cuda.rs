@@ -11,6 +11,7 @@ mod fsmn_memory;
 mod layer_norm;
 mod linear_ending;
 mod lstm;
+mod uploads;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +28,7 @@ pub(crate) use fsmn_memory::fsmn_memory;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear_ending::linear_ending;
 pub(crate) use lstm::lstm;
+pub use uploads::Uploads;
 
 /// Threads of a warp.
 const WARP: usize = 32;

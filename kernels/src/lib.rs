@@ -27,7 +27,7 @@ mod softmax;
 mod threads;
 
 #[cfg(feature = "cuda")]
-pub use cuda::{launches, memory_in_use, open_cuda, peak_memory};
+pub use cuda::{Uploads, launches, memory_in_use, open_cuda, peak_memory};
 
 pub use attention::{Attention, Visible};
 pub use best::Best;

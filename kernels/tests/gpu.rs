@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use funasr_kernels::{
     Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, LayerNorm, Lengths, Linear, Lstm,
-    Visible, launches, open_cuda,
+    Uploads, Visible, launches, open_cuda,
 };
 
 use crate::cif_sums::{Track, most};
@@ -288,6 +288,35 @@ fn cif_sums() {
             assert_near(&format!("{dtype:?}, [{batch}, {frames}, {width}]"), &y, &expected, tolerance);
         }
     });
+}
+
+/// Inputs of several threads and many sizes, none of which waits for another or for what is made of it, arrive as they were.
+#[test]
+fn uploads_arrive_as_they_were() {
+    let gpu = gpu();
+    let uploads = Uploads::new(&gpu).unwrap();
+    let input = |size: usize, seed: usize| (0..size).map(move |i| ((i * 31 + seed) % 1009) as f32);
+    let thread = |thread: usize| {
+        let upload = |round: usize| {
+            let (size, seed) = (1 + (round * 7919 + thread * 104_729) % 5000, 100 * thread + round);
+            let x = uploads.upload((size, 1), |values| {
+                values.iter_mut().zip(input(size, seed)).for_each(|(to, value)| *to = value);
+            });
+            // Later work of the device, and nothing that waits for it.
+            (size, seed, x.unwrap(), Tensor::ones(3, DType::F32, &gpu).unwrap())
+        };
+        (0..40).map(upload).collect::<Vec<_>>()
+    };
+    let uploaded: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|i| scope.spawn(move || thread(i))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    for (size, seed, x, _) in uploaded {
+        assert_eq!(x.dims(), [size, 1]);
+        let arrived = values(&x.to_device(&Device::Cpu).unwrap());
+        assert!(arrived.iter().copied().eq(input(size, seed)), "{size} values of {seed}");
+    }
+    assert_eq!(uploads.upload((2, 0), |_| ()).unwrap().dims(), [2, 0]);
 }
 
 #[test]

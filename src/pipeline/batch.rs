@@ -50,10 +50,12 @@ pub fn pad(items: &[&Features], compute: &Compute) -> Result<(Tensor, Lengths)> 
     let width = items.first().map_or(0, |item| item.width);
     let lengths = Lengths::new(items.iter().map(|item| item.frames()).collect::<Vec<_>>());
     let stride = lengths.max() * width;
-    let mut values = vec![0f32; items.len() * stride];
-    for (item, row) in items.iter().zip(values.chunks_mut(stride.max(1))) {
-        row[..item.values.len()].copy_from_slice(&item.values);
-    }
-    let shape = (items.len(), lengths.max(), width);
-    Ok((Tensor::from_vec(values, shape, &compute.device)?.to_dtype(compute.dtype)?, lengths))
+    let fill = |values: &mut [f32]| {
+        for (item, values) in items.iter().zip(values.chunks_mut(stride.max(1))) {
+            let (rows, padding) = values.split_at_mut(item.values.len());
+            rows.copy_from_slice(&item.values);
+            padding.fill(0.0);
+        }
+    };
+    Ok((compute.input([items.len(), lengths.max(), width], fill)?, lengths))
 }

@@ -9,7 +9,7 @@ use candle_core::{CudaDevice, Device, Result};
 /// Opens the GPU of this index.
 ///
 /// All threads that compute on it put their work into one stream: what one thread has computed another may use, without any
-/// event between them. Memory that is freed stays with the process, up to the most that was ever in use, where the driver would
+/// event between them. [`Uploads`](super::Uploads) alone has another. Memory that is freed stays with the process, up to the most that was ever in use, where the driver would
 /// give it back and take it anew for every batch.
 ///
 /// # Errors
@@ -18,7 +18,8 @@ use candle_core::{CudaDevice, Device, Result};
 pub fn open_cuda(index: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
     let cuda = device.as_cuda_device()?;
-    // SAFETY: events order streams, and a device has this one alone; no memory of one is used on another.
+    // SAFETY: events order streams, and tensors are used in this one alone; uploads have memory and events of their own. No memory
+    // of one device is used on another.
     unsafe { cuda.disable_event_tracking() };
     let (pool, mut threshold) = (pool(cuda)?, u64::MAX);
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;

@@ -8,6 +8,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "block.h"
+
+struct cublasContext {
+  cudaStream_t stream = nullptr;
+};
+
 namespace {
 
 float read(const void* from, cudaDataType type, long long i) {
@@ -32,20 +38,21 @@ bool known(cudaDataType type) { return type == CUDA_R_32F || type == CUDA_R_16F 
 
 extern "C" {
 
-cublasStatus_t cublasCreate_v2(cublasHandle_t* handle) {
-  return *handle = reinterpret_cast<cublasHandle_t>(1), CUBLAS_STATUS_SUCCESS;
+cublasStatus_t cublasCreate_v2(cublasHandle_t* handle) { return *handle = new cublasContext, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) { return delete handle, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream) {
+  return handle->stream = stream, CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasDestroy_v2(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetStream_v2(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
 
 // Matrices are column by column, as everywhere in cuBLAS; sums are f32.
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
                                           const void* alpha, const void* a, cudaDataType type_a, int lda, long long step_a,
                                           const void* b, cudaDataType type_b, int ldb, long long step_b, const void* beta,
                                           void* c, cudaDataType type_c, int ldc, long long step_c, int batch,
                                           cublasComputeType_t compute, cublasGemmAlgo_t) {
   const bool floats = compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32;
   if (!floats || !known(type_a) || !known(type_b) || !known(type_c)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  emulator::finish(handle->stream);
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   std::vector<float> columns(static_cast<std::size_t>(m) * k), sums(m);
   for (int i = 0; i < batch; ++i) {

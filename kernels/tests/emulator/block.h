@@ -2,6 +2,7 @@
 
 #pragma once
 
+struct CUstream_st;
 struct Dimensions;
 
 namespace emulator {
@@ -14,6 +15,9 @@ struct Kernel {
 
 // The kernel of this name, or null.
 const Kernel* find(const char* name);
+
+// Does what a stream has put off.
+void finish(CUstream_st* stream);
 
 // Runs all blocks of a grid.
 void launch(const char* name, const Kernel& kernel, const Dimensions& grid, const Dimensions& block, void** arguments);
