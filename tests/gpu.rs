@@ -6,7 +6,7 @@ use std::path::Path;
 use funasr_candle::audio::read_all;
 use funasr_candle::decode::hotwords::Hotwords;
 use funasr_candle::device::{Compute, DeviceName, Precision};
-use funasr_candle::pipeline::{Recognizer, Request, Utterance};
+use funasr_candle::pipeline::{OnlineRecognizer, Recognizer, Request, StreamOptions, Utterance};
 use funasr_candle::weights::ModelFiles;
 use funasr_kernels::{launches, memory_in_use};
 
@@ -81,6 +81,38 @@ fn gpu_hotwords_are_heard() {
         assert_eq!(text, heard(&Compute::cpu()), "{name}");
         assert_eq!(text, clip.text.replace(plain, word), "{name}");
     }
+}
+
+/// What streams say on a device that takes strides of all of them in each step, and the launches for it.
+fn streamed(compute: &Compute, count: usize) -> (Vec<Vec<String>>, u64) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-online");
+    let recognizer = OnlineRecognizer::load(&ModelFiles::open(&folder).unwrap(), compute).unwrap();
+    let sound = read_all(&clip("short_00_demo"), 16_000, None).unwrap();
+    let stream = |_| recognizer.stream(&StreamOptions::default()).unwrap();
+    let mut streams: Vec<_> = (0..count).map(stream).collect();
+    let mut said = vec![Vec::new(); count];
+    let launched = launched(|| {
+        for stride in sound.chunks_exact(streams[0].stride_samples()) {
+            streams.iter_mut().for_each(|stream| stream.push(stride).unwrap());
+            let mut all: Vec<_> = streams.iter_mut().collect();
+            for (said, tokens) in said.iter_mut().zip(recognizer.step(&mut all).unwrap()) {
+                said.extend(tokens.into_iter().map(|token| token.text));
+            }
+        }
+    });
+    (said, launched.iter().map(|(_, count)| count).sum())
+}
+
+/// What streams remember stays with each of them, and yet a step of many launches no more than a step of one.
+#[test]
+fn gpu_steps_of_many_streams_launch_as_those_of_one() {
+    let (expected, none) = streamed(&Compute::cpu(), 1);
+    assert!(expected[0].len() > 5 && none == 0, "{expected:?}, {none} launches");
+    let (said, of_one) = streamed(&gpu(Precision::F32), 1);
+    assert_eq!(said, expected);
+    let (said, of_many) = streamed(&gpu(Precision::F32), 5);
+    assert_eq!(said, vec![expected[0].clone(); 5]);
+    assert_eq!(of_one, of_many);
 }
 
 #[test]

@@ -16,8 +16,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use clap::Parser;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_kernels::{
-    Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, LayerNorm, Lengths, Linear, Lstm,
-    Visible,
+    Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, Join, JoinRows, LayerNorm,
+    Lengths, Linear, Lstm, Visible,
 };
 
 /// LFR frames of 20 s, and tokens.
@@ -136,6 +136,15 @@ impl Bench {
         for (name, count) in [("best", 1), ("best, 20 of a row", 20)] {
             self.row(name, &read, &|| Best { count }.forward(&logits))?;
         }
+
+        // A step of as many streams: keys and values of 4 chunks and of the new one.
+        let join = Join { lead: 0, past: 40, fresh: 15, trail: 0, keep: 10..50 };
+        let past = vec![Some(self.random(&[1, join.past, 2 * D])?); batch];
+        let fresh = self.random(&[batch, join.fresh, 2 * D])?;
+        let moved = Work::Values(batch * (2 * join.rows() + join.keep.len()) * 2 * D);
+        self.row("join_rows, with its table", &moved, &|| {
+            JoinRows::new(vec![join.clone(); batch], past.clone(), 1)?.forward(&fresh)
+        })?;
 
         // 1000 hotwords of at most 4 tokens.
         let (words, steps) = (1000, 4);

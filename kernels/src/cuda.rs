@@ -8,6 +8,7 @@ mod best;
 mod cif_sums;
 mod device;
 mod fsmn_memory;
+mod join_rows;
 mod layer_norm;
 mod linear_ending;
 mod lstm;
@@ -25,6 +26,7 @@ pub(crate) use best::best;
 pub(crate) use cif_sums::cif_sums;
 pub use device::{memory_in_use, open_cuda, peak_memory};
 pub(crate) use fsmn_memory::fsmn_memory;
+pub(crate) use join_rows::join_rows;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear_ending::linear_ending;
 pub(crate) use lstm::lstm;
@@ -49,13 +51,15 @@ static ATTENTION: Kernel = Kernel::new("attention", ptx::ATTENTION);
 static BEST: Kernel = Kernel::new("best", ptx::BEST);
 static CIF_SUMS: Kernel = Kernel::new("cif_sums", ptx::CIF_SUMS);
 static FSMN_MEMORY: Kernel = Kernel::new("fsmn_memory", ptx::FSMN_MEMORY);
+static JOIN_ROWS: Kernel = Kernel::new("join_rows", ptx::JOIN_ROWS);
 static LAYER_NORM: Kernel = Kernel::new("layer_norm", ptx::LAYER_NORM);
 static LINEAR_ENDING: Kernel = Kernel::new("linear_ending", ptx::LINEAR_ENDING);
 static LSTM_STEP: Kernel = Kernel::new("lstm_step", ptx::LSTM_STEP);
 
 /// How often each kernel was launched by this process: tests read here that a model ran on them. Nothing else does.
 pub fn launches() -> Vec<(&'static str, u64)> {
-    let kernels = [&ATTENTION, &BEST, &CIF_SUMS, &FSMN_MEMORY, &LAYER_NORM, &LINEAR_ENDING, &LSTM_STEP];
+    let kernels =
+        [&ATTENTION, &BEST, &CIF_SUMS, &FSMN_MEMORY, &JOIN_ROWS, &LAYER_NORM, &LINEAR_ENDING, &LSTM_STEP];
     kernels.map(|kernel| (kernel.name, kernel.launches.load(Ordering::Relaxed))).to_vec()
 }
 

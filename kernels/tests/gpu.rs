@@ -9,6 +9,7 @@ use funasr_kernels::{
 };
 
 use crate::cif_sums::{Track, most};
+use crate::join_rows::Case;
 use crate::{Random, assert_refused, tensor, values};
 
 /// Random shapes tried for each op and format.
@@ -288,6 +289,36 @@ fn cif_sums() {
             assert_near(&format!("{dtype:?}, [{batch}, {frames}, {width}]"), &y, &expected, tolerance);
         }
     });
+}
+
+/// Rows are copied: what is joined and kept is the same to the bit.
+#[test]
+fn join_rows() {
+    in_every_format("join_rows", |dtype, _, gpu| {
+        for round in 0..ROUNDS {
+            let case = Case::random(round);
+            let rounded = |x: &Tensor| x.to_dtype(dtype).and_then(|x| x.to_dtype(DType::F32)).unwrap();
+            let (joined, kept) = case.run([&rounded; 2]);
+            let past = |x: &Tensor| Both::new(x, dtype, gpu).gpu;
+            let (gpu_joined, gpu_kept) = case.run([&past, &|x| in_wider_rows(x, dtype, gpu)]);
+            for (y, expected) in gpu_joined.iter().zip(&joined) {
+                assert_near(&format!("{dtype:?}, {round}, joined"), y, expected, 0.0);
+            }
+            for (y, expected) in gpu_kept.iter().zip(&kept) {
+                assert_eq!(y.is_some(), expected.is_some());
+                let (Some(y), Some(expected)) = (y, expected) else { continue };
+                assert_near(&format!("{dtype:?}, {round}, kept"), y, expected, 0.0);
+            }
+        }
+    });
+}
+
+/// The same rows in wider ones, which are NaN beside them.
+fn in_wider_rows(x: &Tensor, dtype: DType, gpu: &Device) -> Tensor {
+    let (x, width) = (x.to_dtype(dtype).unwrap(), x.dim(2).unwrap());
+    let beside = Tensor::full(f32::NAN, x.shape(), &Device::Cpu).and_then(|x| x.to_dtype(dtype)).unwrap();
+    let wide = Tensor::cat(&[&beside, &x], 2).and_then(|x| x.to_device(gpu)).unwrap();
+    wide.narrow(2, width, width).unwrap()
 }
 
 /// Inputs of several threads and many sizes, none of which waits for another or for what is made of it, arrive as they were.

@@ -65,7 +65,7 @@ impl FsmnStack {
     pub fn step(&self, x: &Tensor, streams: &mut [History]) -> Result<Tensor> {
         let (past, fresh) = (self.config.past(), x.dim(1)?);
         let joins = vec![Join { lead: 0, fresh, trail: 0, keep: fresh..fresh + past }; streams.len()];
-        let mut histories = Histories::open(&streams.iter().collect::<Vec<_>>(), &joins, x)?;
+        let mut histories = Histories::open(&streams.iter().collect::<Vec<_>>(), &joins, self.blocks.len())?;
         let mut x = x.clone();
         for block in &self.blocks {
             x = block.step(&x, &mut histories)?;

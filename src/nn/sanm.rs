@@ -361,7 +361,7 @@ impl SanmEncoder {
         let mut x = self.pad(&inputs, &frames)?;
         let joins: Vec<Join> = states.iter().zip(frames.items()).map(|(s, &n)| s.join(n)).collect();
         let past: Vec<&History> = states.iter().map(|state| &state.history).collect();
-        let mut histories = Histories::open(&past, &joins, &x)?;
+        let mut histories = Histories::open(&past, &joins, self.layers.len())?;
         for layer in &self.layers {
             let frames = Frames { lengths: &frames, visible: Visible::All, histories: Some(&mut histories) };
             x = layer.run(&x, frames)?;

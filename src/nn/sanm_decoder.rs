@@ -69,6 +69,9 @@ struct StreamHistories {
     cross: Histories,
 }
 
+/// How the next rows of a stream, by its place in the step, are joined with its history.
+type JoinState<'a> = dyn Fn(usize, &DecoderState) -> Join + 'a;
+
 /// Attention of the tokens to a memory (the encoder's frames, hotwords), with the norm before it.
 #[derive(Debug, Clone)]
 pub struct CrossAttention {
@@ -185,6 +188,16 @@ impl DecoderLayer {
         Ok(self)
     }
 
+    /// Whether it has an attention, with a memory before it.
+    fn attends(&self) -> bool {
+        self.cross.is_some()
+    }
+
+    /// Whether it has a memory alone.
+    fn is_plain(&self) -> bool {
+        self.cross.is_none() && self.memory.is_some()
+    }
+
     /// `x [B, L, D]` of `tokens` through feed-forward and memory: what the attention asks with, `[B, L, D]`.
     fn before_attention(&self, x: &Tensor, tokens: &Lengths, past: Option<&mut Histories>) -> Result<Tensor> {
         let y = self.feed_forward.forward(&self.norm1.forward(x)?)?;
@@ -203,7 +216,7 @@ impl DecoderLayer {
 
     fn run(&self, x: &Tensor, batch: &Batch, streams: Option<&mut StreamHistories>) -> Result<Tensor> {
         let (memory_past, cross_past) = match streams {
-            Some(StreamHistories { attending, cross, .. }) if self.cross.is_some() => {
+            Some(StreamHistories { attending, cross, .. }) if self.attends() => {
                 (Some(attending), Some(cross))
             }
             Some(StreamHistories { plain, .. }) => (Some(plain), None),
@@ -387,18 +400,21 @@ impl SanmDecoder {
         encoder_out: &Tensor,
         frames: &Lengths,
     ) -> Result<Tensor> {
-        let open = |past: fn(&DecoderState) -> &History, join: &dyn Fn(usize, &DecoderState) -> Join| {
+        let open = |past: fn(&DecoderState) -> &History, join: &JoinState, layers: usize| {
             let histories: Vec<&History> = states.iter().map(|state| past(state)).collect();
             let joins: Vec<Join> = states.iter().enumerate().map(|(i, state)| join(i, state)).collect();
-            Histories::open(&histories, &joins, encoder_out)
+            Histories::open(&histories, &joins, layers)
         };
         let memory = |left: usize| {
             move |i: usize, state: &DecoderState| state.join_memory(tokens.items()[i], self.kernel, left)
         };
+        let frames_of = |i: usize, state: &DecoderState| state.join_frames(frames.items()[i]);
+        let attending = self.layers().iter().filter(|layer| layer.attends()).count();
+        let plain = self.layers().iter().filter(|layer| layer.is_plain()).count();
         let mut histories = StreamHistories {
-            attending: open(|state| &state.attending, &memory(self.memory_left()))?,
-            plain: open(|state| &state.plain, &memory((self.kernel - 1) / 2))?,
-            cross: open(|state| &state.cross, &|i, state| state.join_frames(frames.items()[i]))?,
+            attending: open(|state| &state.attending, &memory(self.memory_left()), attending)?,
+            plain: open(|state| &state.plain, &memory((self.kernel - 1) / 2), plain)?,
+            cross: open(|state| &state.cross, &frames_of, attending)?,
         };
         let batch = Batch { tokens, memory: encoder_out, frames };
         let logits = self.logits(&self.stack.run(acoustic_embeds, &batch, Some(&mut histories))?)?;
