@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 #[cfg(feature = "cuda")]
 use candle_core::{CudaStorage, cuda::cudarc::driver::CudaSlice};
+use rayon::prelude::*;
 
 use crate::cpu;
 #[cfg(feature = "cuda")]
@@ -194,10 +195,10 @@ impl JoinRows {
                 let (_, rows, width) = joined.dims3()?;
                 let (storage, _) = joined.storage_and_layout();
                 let Storage::Cpu(storage) = &*storage else { bail!("join-rows: rows on another device") };
-                let streams = storage.as_slice::<f32>()?.chunks_exact((rows * width).max(1));
-                for ((kept, join), stream) in kept.iter_mut().zip(&self.joins).zip(streams) {
+                let streams = storage.as_slice::<f32>()?.par_chunks_exact((rows * width).max(1));
+                kept.par_iter_mut().zip(&self.joins).zip(streams).for_each(|((kept, join), stream)| {
                     kept.extend_from_slice(&stream[join.keep.start * width..join.keep.end * width]);
-                }
+                });
             }
             // The kernel has written it.
             Kept::Tensors(_) if cpu::is_fast(joined) => {}
