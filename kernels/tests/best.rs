@@ -62,6 +62,21 @@ fn what_is_not_finite_has_no_probability() {
     }
 }
 
+/// However many values are no numbers, and wherever, a row only loses its probability.
+#[test]
+fn rows_full_of_nan_are_passed() {
+    for round in 0..ROUNDS {
+        let mut random = Random(round);
+        let (width, best) = (random.within(2, 60), Best { count: random.within(1, 30) });
+        let mut x = values(&random.tensor(&[width]));
+        for _ in 0..random.within(1, width) {
+            x[random.within(0, width - 1)] = f32::NAN;
+        }
+        let y = values(&best.forward(&tensor(&x, &[1, width])).unwrap());
+        assert!(y[y.len() - 1].is_nan(), "round {round}: {x:?}");
+    }
+}
+
 #[test]
 fn misfits_name_op_and_shapes() {
     assert_refused(ONE.forward(&tensor(&[], &[3, 0])), &["best", "[3, 0]"]);
