@@ -129,11 +129,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
                     *to = of(value);
                 }
             }
-            for (i, group) in panel.iter_mut().enumerate() {
-                for (to, row) in group.iter_mut().zip(rows.chunks_exact(depth)).take(outputs - first) {
-                    *to = row[i];
-                }
-            }
+            turn(&rows, outputs - first, panel);
         }
         Self { groups, depth, outputs: panels * COLUMNS }
     }
@@ -355,6 +351,28 @@ impl Part<'_, f32, 1> {
             } else {
                 avx2::multiply_float(&self, rows, &mut y, finish);
             }
+        }
+    }
+}
+
+/// Turns the first `count` of 16 rows of elements, which lie one behind the other, into the columns of a panel.
+#[inline(always)]
+fn turn<E: Copy>(rows: &[E], count: usize, panel: &mut [[E; COLUMNS]]) {
+    let depth = panel.len();
+    let (blocks, _) = panel.as_chunks_mut::<16>();
+    let blocks =
+        if count >= COLUMNS && size_of::<E>() == 4 && avx512::supported() { blocks } else { &mut [] };
+    let turned = blocks.len() * 16;
+    for (i, block) in blocks.iter_mut().enumerate() {
+        // SAFETY: the processor has what it is compiled for.
+        #[allow(unsafe_code)]
+        unsafe {
+            avx512::turn(&rows[i * 16..], depth, block);
+        }
+    }
+    for (i, group) in panel.iter_mut().enumerate().skip(turned) {
+        for (to, row) in group.iter_mut().zip(rows.chunks_exact(depth)).take(count) {
+            *to = row[i];
         }
     }
 }

@@ -2,8 +2,10 @@
 //! bits VNNI multiplies four inputs of 16 outputs at once and adds them in 32 bits, exact for any weights.
 
 use std::arch::x86_64::{
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512i, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 
 use super::{COLUMNS, Finish, Output, Part, ask_for, places};
@@ -18,6 +20,43 @@ pub(super) fn supported() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
+}
+
+/// Turns a block of 16 rows of 16 elements of 32 bits each, the rows `stride` apart: its columns become rows. To be called where
+/// [`supported`].
+#[target_feature(enable = "avx512f")]
+#[allow(unsafe_code)]
+pub(super) fn turn<E: Copy>(rows: &[E], stride: usize, columns: &mut [[E; COLUMNS]; 16]) {
+    assert!(size_of::<E>() == 4 && rows.len() >= 15 * stride + 16);
+    let mut x = [_mm512_setzero_si512(); 16];
+    for (i, x) in x.iter_mut().enumerate() {
+        // SAFETY: 16 elements of row `i` lie in `rows`, as was asserted; the load needs no alignment.
+        *x = unsafe { _mm512_loadu_si512(rows.as_ptr().add(i * stride).cast()) };
+    }
+    // Pairs of rows by single elements, pairs of those by two, and so on by quarters of a vector.
+    let x = in_pairs(x, 1, |a, b| [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)]);
+    let x = in_pairs(x, 2, |a, b| [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)]);
+    let quarters = |a, b| [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)];
+    let x = in_pairs(in_pairs(x, 4, quarters), 8, quarters);
+    for (i, x) in x.into_iter().enumerate() {
+        // Of the places of a pair the first two steps make a number whose bits are turned.
+        let column = &mut columns[(i & 12) | (i & 1) << 1 | (i & 2) >> 1];
+        // SAFETY: a column has the size of a vector; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(column.as_mut_ptr().cast(), x) };
+    }
+}
+
+/// What `join` makes of each vector and the one `distance` behind it, in their places.
+#[inline(always)]
+fn in_pairs(
+    mut x: [__m512i; 16],
+    distance: usize,
+    join: impl Fn(__m512i, __m512i) -> [__m512i; 2],
+) -> [__m512i; 16] {
+    for i in (0..16).filter(|i| i & distance == 0) {
+        [x[i], x[i | distance]] = join(x[i], x[i | distance]);
+    }
+    x
 }
 
 /// Whether this processor runs the product in 8 bits.
