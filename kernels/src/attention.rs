@@ -19,7 +19,6 @@ use rayon::prelude::*;
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
 use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16};
-#[cfg(target_arch = "x86_64")]
 use crate::softmax::exp_row;
 use crate::{Lengths, cpu, simd};
 
