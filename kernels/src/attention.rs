@@ -18,7 +18,7 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
-use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16};
+use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16, push_rows_bf16};
 use crate::softmax::exp_row;
 use crate::{Lengths, cpu, simd};
 
@@ -271,14 +271,7 @@ fn attend_in_bf16(
     for first in rows.clone().step_by(BF16_SCORED) {
         let rows = first..rows.end.min(first + BF16_SCORED);
         queries.clear();
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for row in rows.clone() {
-                    push_bf16(&mut queries, &q.0[row * q.1..][..width], k.stride());
-                }
-            },
-        );
+        push_rows_bf16(&mut queries, rows.clone().map(|row| &q.0[row * q.1..][..width]), k.stride());
         scores.clear();
         k.append(&mut scores, rows.len(), |k, scores| k.multiply(&queries, scores, &Times(scale)));
         weights.clear();

@@ -63,6 +63,7 @@ impl Best {
         let sum = simd::sum(row, |value| exp(value - max));
         y[2 * self.count] = if max.is_finite() { -sum.ln() } else { f32::NAN };
         let (places, values) = y.split_at_mut(self.count);
+        // The largest, which is known, is all that the greedy search asks for.
         if self.count == 1 {
             places[0] = row.iter().position(|&value| value == max).unwrap_or(0) as f32;
             values[0] = max;

@@ -110,7 +110,7 @@ pub(crate) struct Ending<'a> {
     pub relu: bool,
 }
 
-impl<'a> Ending<'a> {
+impl Ending<'_> {
     /// For the `N` outputs from `column` on of rows whose results begin at `start` of the whole. A number of them that the compiler
     /// knows, and copies instead of places, make it vectors in registers.
     #[inline(always)]

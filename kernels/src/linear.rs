@@ -14,9 +14,7 @@ use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
-use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16};
-#[cfg(target_arch = "x86_64")]
-use crate::simd;
+use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_rows_bf16};
 
 /// What is applied to the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,29 +268,15 @@ impl CustomOp2 for PanelLinear<'_> {
             match self.panels {
                 Panels::Float(panels) => panels.on_threads(y, |panels, y| panels.multiply(x, y, &ended)),
                 Panels::Bf16(panels) => {
-                    let x = rounded(x, inputs, panels.stride());
-                    panels.on_threads(y, |panels, y| panels.multiply(&x, y, &ended));
+                    let mut rounded = Vec::with_capacity(x.len() / inputs * panels.stride());
+                    push_rows_bf16(&mut rounded, x.chunks_exact(inputs), panels.stride());
+                    panels.on_threads(y, |panels, y| panels.multiply(&rounded, y, &ended));
                 }
             }
             Ok(())
         })?;
         Ok((CpuStorage::F32(y), shape))
     }
-}
-
-/// Rows in bf16, each in `stride` numbers.
-#[cfg(target_arch = "x86_64")]
-fn rounded(x: &[f32], inputs: usize, stride: usize) -> Vec<u16> {
-    let mut rows = Vec::with_capacity(x.len() / inputs * stride);
-    simd::dispatch(
-        #[inline(always)]
-        || {
-            for row in x.chunks_exact(inputs) {
-                push_bf16(&mut rows, row, stride);
-            }
-        },
-    );
-    rows
 }
 
 /// What becomes of the sums of a block of rows that begins at `start` of the result.

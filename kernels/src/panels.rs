@@ -204,7 +204,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
 
     /// Values of a row of the other factor; those behind its inputs are zero.
     pub(crate) fn stride(&self) -> usize {
-        self.depth * GROUP
+        self.all().stride()
     }
 }
 
@@ -385,7 +385,19 @@ fn bf16(value: f32) -> u16 {
     if value.is_nan() { 0x7fc0 } else { nearest as u16 }
 }
 
-/// Appends a row in bf16, with zeros up to `stride`.
+/// Appends rows in bf16, as [`push_bf16`] does.
+pub(crate) fn push_rows_bf16<'a>(to: &mut Vec<u16>, rows: impl Iterator<Item = &'a [f32]>, stride: usize) {
+    simd::dispatch(
+        #[inline(always)]
+        || {
+            for row in rows {
+                push_bf16(to, row, stride);
+            }
+        },
+    );
+}
+
+/// Appends a row in bf16, with zeros up to `stride`. For code that is compiled for this processor.
 #[inline(always)]
 pub(crate) fn push_bf16(to: &mut Vec<u16>, row: &[f32], stride: usize) {
     let start = to.len();

@@ -9,8 +9,8 @@ use candle_core::{CudaDevice, Device, Result};
 /// Opens the GPU of this index.
 ///
 /// All threads that compute on it put their work into one stream: what one thread has computed another may use, without any
-/// event between them. [`Uploads`](super::Uploads) alone has another. Memory that is freed stays with the process, up to the most that was ever in use, where the driver would
-/// give it back and take it anew for every batch.
+/// event between them. [`Uploads`](super::Uploads) alone has another. Memory that is freed stays with the process, up to the
+/// most that was ever in use, where the driver would give it back and take it anew for every batch.
 ///
 /// # Errors
 /// No such GPU, or a driver that does not fit.

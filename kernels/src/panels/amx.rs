@@ -111,7 +111,7 @@ type Tiles<T, X, S, const GROUP: usize> = fn([&[X]; 2], [&[[[T; GROUP]; COLUMNS]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 #[allow(unsafe_code)]
-fn multiply<T: Copy + Default + Send + Sync, X, S: Copy + Default, const GROUP: usize>(
+fn multiply<T: Sync, X, S: Copy + Default, const GROUP: usize>(
     panels: &Part<'_, T, GROUP>,
     x: &[X],
     y: &mut Output<'_>,
