@@ -4,7 +4,6 @@
 //! padded queries give 0. The fast version never looks at padding and holds the scores of some queries at a time; on
 //! x86 processors it lays out keys and values as weights are, on others it reads the heads in place.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,8 +16,9 @@ use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::output::{self, Output};
 #[cfg(target_arch = "x86_64")]
-use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_bf16, push_rows_bf16};
+use crate::panels::{self, Bf16Panels, Finish, FloatPanels, round_bf16};
 use crate::softmax::exp_row;
 use crate::{Lengths, cpu, simd};
 
@@ -106,28 +106,29 @@ impl Attention {
         y.broadcast_mul(&self.queries.mask(q.dtype(), q.device())?.unsqueeze(2)?)
     }
 
-    /// Some queries of one head of one item: `[rows, width]`; a query sees the first `seen(row)` keys.
+    /// Writes the result of some queries of one head of one item, of which `first` is the first, to `y [rows, D / H]`; a query sees
+    /// the first `seen(row)` keys.
     fn attend(
         &self,
         [q, k, v]: [cpu::Block<'_>; 3],
-        rows: Range<usize>,
-        width: usize,
+        first: usize,
+        y: Output<'_>,
         seen: impl Fn(usize) -> usize,
-    ) -> Vec<f32> {
-        let keys = rows.clone().map(&seen).max().unwrap_or(0);
+    ) {
+        let keys = (first..first + y.rows()).map(&seen).max().unwrap_or(0);
         if keys == 0 {
-            return vec![0.0; rows.len() * width];
+            return y.fill(0.0);
         }
         #[cfg(target_arch = "x86_64")]
         if self.bf16 && Bf16Panels::supported() {
-            return attend_in_bf16([q, k, v], rows, [keys, width], seen);
+            return attend_in_bf16([q, k, v], keys, first, y, seen);
         }
         let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, &seen);
         #[cfg(target_arch = "x86_64")]
         if panels::supported() {
-            return attend_in_panels([q, k, v], rows, [keys, width], weigh);
+            return attend_in_panels([q, k, v], keys, first, y, weigh);
         }
-        attend_by_gemm([q, k, v], rows, [keys, width], weigh)
+        attend_by_gemm([q, k, v], keys, first, y, weigh);
     }
 
     /// 1 for keys that are seen and 0 for others, `[B, 1, Tq, Tk]`; one row for all queries if they see the same.
@@ -165,34 +166,25 @@ impl CustomOp3 for Attention {
             bail!("attention: queries {:?}, keys {:?}, values {:?}", q_layout, k_layout, v_layout);
         }
         let width = q.width / self.heads;
-        // Heads are independent, and so are queries: some of one head fill a block [.., D / H] of its own, interleaved at the end.
-        let parts = q.time.div_ceil(QUERIES);
-        let place = |i: usize| {
-            let (b, head, part) = (i / parts / self.heads, i / parts % self.heads, i % parts);
-            (b, head * width, part * QUERIES)
-        };
-        let attended = (0..q.batch * self.heads * parts).into_par_iter().map(|i| {
-            let (b, column, first) = place(i);
-            let rows = first..(first + QUERIES).min(self.queries.items()[b]);
-            let seen = |row| self.visible.count(b, row, self.keys.items()[b]);
-            self.attend([q, k, v].map(|x| head(x, b, column)), rows, width, seen)
-        });
-        let blocks: Vec<Vec<f32>> = attended.collect();
-        let y = cpu::filled([q.batch * q.time, q.width], 1..=QUERIES, |y, first| {
-            for (i, y) in (first..).zip(y.chunks_exact_mut(q.width)) {
-                let (b, part, row) = (i / q.time, i % q.time / QUERIES, i % q.time % QUERIES);
-                for (head, y) in y.chunks_exact_mut(width).enumerate() {
-                    let block = &blocks[(b * self.heads + head) * parts + part];
-                    match block.get(row * width..(row + 1) * width) {
-                        Some(attended) => {
-                            y.write_copy_of_slice(attended);
-                        }
-                        None => y.fill(MaybeUninit::new(0.0)),
+        // Heads are independent, and so are queries.
+        let mut y = Vec::new();
+        output::append(&mut y, [q.batch * q.time, q.width], |y| {
+            let mut tasks = Vec::new();
+            for (b, y) in y.in_rows(q.time).enumerate() {
+                for (head, y) in y.in_columns(width).enumerate() {
+                    for (part, y) in y.in_rows(QUERIES).enumerate() {
+                        tasks.push((b, head * width, part * QUERIES, y));
                     }
                 }
             }
-            Ok(())
-        })?;
+            tasks.into_par_iter().for_each(|(b, column, first, y)| {
+                let valid = self.queries.items()[b].saturating_sub(first).min(y.rows());
+                let [y, padding] = y.split_rows(valid);
+                let seen = |row| self.visible.count(b, row, self.keys.items()[b]);
+                self.attend([q, k, v].map(|x| head(x, b, column)), first, y, seen);
+                padding.fill(0.0);
+            });
+        });
         Ok((CpuStorage::F32(y), Shape::from((q.batch, q.time, q.width))))
     }
 
@@ -235,59 +227,63 @@ fn weigh(rows: Range<usize>, scores: &mut [f32], seen: impl Fn(usize) -> usize) 
 #[cfg(target_arch = "x86_64")]
 fn attend_in_panels(
     [q, k, v]: [cpu::Block<'_>; 3],
-    rows: Range<usize>,
-    [keys, width]: [usize; 2],
+    keys: usize,
+    first: usize,
+    y: Output<'_>,
     weigh: impl Fn(Range<usize>, &mut [f32]),
-) -> Vec<f32> {
+) {
+    let width = y.columns();
     let k = FloatPanels::from_rows(k, [keys, width]);
     let v = FloatPanels::from_columns(v, [keys, width], k.outputs());
-    let scale = (width as f32).powf(-0.5);
+    let scale = Times((width as f32).powf(-0.5));
     let (mut queries, mut scores) = (Vec::new(), Vec::new());
-    let mut y = Vec::with_capacity(rows.len() * width);
-    for first in rows.clone().step_by(SCORED) {
-        let rows = first..rows.end.min(first + SCORED);
+    for (first, y) in (first..).step_by(SCORED).zip(y.in_rows(SCORED)) {
+        let rows = first..first + y.rows();
         queries.clear();
         rows.clone().for_each(|row| queries.extend_from_slice(&q.0[row * q.1..][..width]));
         scores.clear();
-        k.append(&mut scores, rows.len(), |k, scores| k.multiply(&queries, scores, &Times(scale)));
-        weigh(rows.clone(), &mut scores);
-        v.append(&mut y, rows.len(), |v, y| v.multiply(&scores, y, &Times(1.0)));
+        output::append(&mut scores, [rows.len(), k.outputs()], |y| k.all().multiply(&queries, y, &scale));
+        weigh(rows, &mut scores);
+        v.all().multiply(&scores, y, &Times(1.0));
     }
-    y
 }
 
 /// The same in bf16. Weights are divided by their sum after the second product.
 #[cfg(target_arch = "x86_64")]
 fn attend_in_bf16(
     [q, k, v]: [cpu::Block<'_>; 3],
-    rows: Range<usize>,
-    [keys, width]: [usize; 2],
+    keys: usize,
+    first: usize,
+    y: Output<'_>,
     seen: impl Fn(usize) -> usize,
-) -> Vec<f32> {
+) {
+    let width = y.columns();
     let (k, v) = (Bf16Panels::from_rows(k, [keys, width]), Bf16Panels::from_columns(v, [keys, width]));
-    let scale = (width as f32).powf(-0.5);
-    let (mut queries, mut scores, mut weights, mut sums) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut y = Vec::with_capacity(rows.len() * width);
-    for first in rows.clone().step_by(BF16_SCORED) {
-        let rows = first..rows.end.min(first + BF16_SCORED);
-        queries.clear();
-        push_rows_bf16(&mut queries, rows.clone().map(|row| &q.0[row * q.1..][..width]), k.stride());
+    let scale = Times((width as f32).powf(-0.5));
+    // Zeros behind each row stay.
+    let [mut queries, mut weights] = [&k, &v].map(|panels| vec![0; BF16_SCORED * panels.stride()]);
+    let (mut scores, mut sums) = (Vec::new(), [0.0; BF16_SCORED]);
+    for (first, y) in (first..).step_by(BF16_SCORED).zip(y.in_rows(BF16_SCORED)) {
+        let rows = first..first + y.rows();
+        for (row, queries) in rows.clone().zip(queries.chunks_exact_mut(k.stride())) {
+            round_bf16(&q.0[row * q.1..][..width], &mut queries[..width]);
+        }
         scores.clear();
-        k.append(&mut scores, rows.len(), |k, scores| k.multiply(&queries, scores, &Times(scale)));
-        weights.clear();
-        sums.clear();
+        let queries = &queries[..rows.len() * k.stride()];
+        output::append(&mut scores, [rows.len(), k.outputs()], |y| k.all().multiply(queries, y, &scale));
         simd::dispatch(
             #[inline(always)]
             || {
-                for (row, scores) in rows.clone().zip(scores.chunks_exact_mut(k.outputs())) {
-                    sums.push(exp_row(scores, seen(row)));
-                    push_bf16(&mut weights, scores, v.stride());
+                let scores = scores.chunks_exact_mut(k.outputs());
+                let places = weights.chunks_exact_mut(v.stride()).zip(&mut sums);
+                for ((row, scores), (weights, sum)) in rows.clone().zip(scores).zip(places) {
+                    *sum = exp_row(scores, seen(row));
+                    round_bf16(scores, &mut weights[..scores.len()]);
                 }
             },
         );
-        v.append(&mut y, rows.len(), |v, y| v.multiply(&weights, y, &Divided(&sums)));
+        v.all().multiply(&weights[..rows.len() * v.stride()], y, &Divided(&sums));
     }
-    y
 }
 
 /// Sums times a number.
@@ -338,25 +334,27 @@ impl Finish for Divided<'_> {
 /// The same with the products of another library, all queries at once.
 fn attend_by_gemm(
     [q, k, v]: [cpu::Block<'_>; 3],
-    rows: Range<usize>,
-    [keys, width]: [usize; 2],
+    keys: usize,
+    first: usize,
+    y: Output<'_>,
     weigh: impl Fn(Range<usize>, &mut [f32]),
-) -> Vec<f32> {
-    let q = (&q.0[rows.start * q.1..], q.1);
-    let mut y = vec![0f32; rows.len() * width];
-    let mut scores = vec![0f32; rows.len() * keys];
-    product(&mut scores, [rows.len(), keys, width], q, (k.0, 1, k.1), (width as f32).powf(-0.5));
-    weigh(rows.clone(), &mut scores);
-    product(&mut y, [rows.len(), width, keys], (&scores, keys), (v.0, v.1, 1), 1.0);
-    y
+) {
+    let (rows, width) = (y.rows(), y.columns());
+    let q = (&q.0[first * q.1..], q.1);
+    let mut scores = Vec::new();
+    output::append(&mut scores, [rows, keys], |y| {
+        product(y, width, q, (k.0, 1, k.1), (width as f32).powf(-0.5))
+    });
+    weigh(first..first + rows, &mut scores);
+    product(y, keys, (&scores, keys), (v.0, v.1, 1), 1.0);
 }
 
 /// `y [m, n] = scale * a [m, k] * b [k, n]`; `b` comes with its row and column strides.
 #[allow(unsafe_code)]
-fn product(y: &mut [f32], [m, n, k]: [usize; 3], a: cpu::Block<'_>, b: (&[f32], usize, usize), scale: f32) {
-    assert!(y.len() == m * n);
+fn product(mut y: Output<'_>, k: usize, a: cpu::Block<'_>, b: (&[f32], usize, usize), scale: f32) {
+    let [m, n] = [y.rows(), y.columns()];
     assert!(a.0.len() > (m - 1) * a.1 + k - 1 && b.0.len() > (k - 1) * b.1 + (n - 1) * b.2);
-    // SAFETY: the last element that each size and stride passed here addresses was asserted to exist.
+    // SAFETY: the last element that each size and stride passed here addresses was asserted to exist, and those of `y` are its own.
     unsafe {
         gemm::gemm(
             m,
@@ -364,7 +362,7 @@ fn product(y: &mut [f32], [m, n, k]: [usize; 3], a: cpu::Block<'_>, b: (&[f32], 
             k,
             y.as_mut_ptr(),
             1,
-            n as isize,
+            y.stride() as isize,
             false,
             a.0.as_ptr(),
             1,
@@ -401,16 +399,19 @@ mod tests {
             let blocks = [&q, &k, &v].map(|x| (x.as_slice(), stride));
             let seen = |row: usize| keys.min(row + 1);
             let weigh = |rows, scores: &mut [f32]| weigh(rows, scores, seen);
-            let rows = 1.min(queries - 1)..queries;
-            let panels = attend_in_panels(blocks, rows.clone(), [keys, width], weigh);
-            let gemm = attend_by_gemm(blocks, rows.clone(), [keys, width], weigh);
-            assert_eq!((panels.len(), gemm.len()), (rows.len() * width, rows.len() * width));
+            let first = 1.min(queries - 1);
+            let attended = |attend: &dyn Fn(Output<'_>)| {
+                let mut y = Vec::new();
+                output::append(&mut y, [queries - first, width], attend);
+                y
+            };
+            let panels = attended(&|y| attend_in_panels(blocks, keys, first, y, weigh));
+            let gemm = attended(&|y| attend_by_gemm(blocks, keys, first, y, weigh));
             for (a, b) in panels.iter().zip(&gemm) {
                 assert!((a - b).abs() < 1e-5, "{queries} queries, {keys} keys, {width} wide: {a} and {b}");
             }
             if Bf16Panels::supported() {
-                let rounded = attend_in_bf16(blocks, rows.clone(), [keys, width], seen);
-                assert_eq!(rounded.len(), rows.len() * width);
+                let rounded = attended(&|y| attend_in_bf16(blocks, keys, first, y, seen));
                 // bf16 has 8 bits: a value is off by up to 2^-9 of it, a score by some of these.
                 for (a, b) in rounded.iter().zip(&gemm) {
                     assert!(

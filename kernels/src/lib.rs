@@ -20,6 +20,7 @@ mod lengths;
 mod linear;
 mod linear_int8;
 mod lstm;
+mod output;
 #[cfg(target_arch = "x86_64")]
 mod panels;
 mod simd;

@@ -14,7 +14,7 @@ use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
-use crate::panels::{self, Bf16Panels, Finish, FloatPanels, push_rows_bf16};
+use crate::panels::{self, Bf16Panels, Finish, FloatPanels, round_bf16};
 
 /// What is applied to the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,8 +268,9 @@ impl CustomOp2 for PanelLinear<'_> {
             match self.panels {
                 Panels::Float(panels) => panels.on_threads(y, |panels, y| panels.multiply(x, y, &ended)),
                 Panels::Bf16(panels) => {
-                    let mut rounded = Vec::with_capacity(x.len() / inputs * panels.stride());
-                    push_rows_bf16(&mut rounded, x.chunks_exact(inputs), panels.stride());
+                    let mut rounded = vec![0; x.len() / inputs * panels.stride()];
+                    let rows = rounded.chunks_exact_mut(panels.stride());
+                    x.chunks_exact(inputs).zip(rows).for_each(|(x, row)| round_bf16(x, &mut row[..inputs]));
                     panels.on_threads(y, |panels, y| panels.multiply(&rounded, y, &ended));
                 }
             }

@@ -6,7 +6,7 @@
 mod amx;
 mod avx2;
 mod avx512;
-mod output;
+mod bf16;
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::mem::MaybeUninit;
@@ -15,9 +15,10 @@ use std::ops::RangeInclusive;
 use rayon::prelude::*;
 
 use crate::cpu::Block;
+use crate::output::Output;
 use crate::simd;
 
-pub(crate) use output::Output;
+pub(crate) use bf16::round_bf16;
 
 /// Outputs of a panel.
 const COLUMNS: usize = 16;
@@ -109,13 +110,13 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
     }
 
     /// Orders `[out, in]` that lies in a larger matrix, with a multiple of `together` groups in a panel. Outputs are whole panels,
-    /// zero behind those given.
+    /// zero behind those given. `convert` writes a row.
     #[inline(always)]
     fn ordered_rows(
         (values, stride): Block<'_>,
         [outputs, inputs]: [usize; 2],
         together: usize,
-        of: impl Fn(f32) -> T + Copy,
+        convert: impl Fn(&[f32], &mut [T]),
     ) -> Self {
         let (panels, depth) = (outputs.div_ceil(COLUMNS), inputs.div_ceil(GROUP).next_multiple_of(together));
         let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; panels * depth];
@@ -123,64 +124,42 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         let mut rows = vec![[T::default(); GROUP]; COLUMNS * depth];
         for (first, panel) in (0..outputs).step_by(COLUMNS).zip(groups.chunks_exact_mut(depth)) {
             for (output, row) in (first..outputs).zip(rows.chunks_exact_mut(depth)) {
-                for (to, &value) in
-                    row.as_flattened_mut().iter_mut().zip(&values[output * stride..][..inputs])
-                {
-                    *to = of(value);
-                }
+                convert(&values[output * stride..][..inputs], &mut row.as_flattened_mut()[..inputs]);
             }
             turn(&rows, outputs - first, panel);
         }
         Self { groups, depth, outputs: panels * COLUMNS }
     }
 
-    /// Orders `[in, out]` that lies in a larger matrix, with zeros behind it up to `depth` groups.
+    /// Orders `[in, out]` that lies in a larger matrix, with zeros behind it up to `depth` groups. `convert` writes a row.
     #[inline(always)]
     fn ordered_columns(
         (values, stride): Block<'_>,
         [inputs, outputs]: [usize; 2],
         depth: usize,
-        of: impl Fn(f32) -> T + Copy,
+        convert: impl Fn(&[f32], &mut [T]),
     ) -> Self {
-        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
-        // Of the rows that meet in a group first each by itself, which takes whole vectors.
         let width = outputs.next_multiple_of(COLUMNS);
+        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; width / COLUMNS * depth];
+        // The rows that meet in a group first by themselves, which takes whole vectors.
         let mut rows = vec![T::default(); GROUP * width];
+        let mut met = vec![[T::default(); GROUP]; width];
         for group in 0..inputs.div_ceil(GROUP) {
             for (input, row) in (group * GROUP..).zip(rows.chunks_exact_mut(width)) {
                 match input < inputs {
-                    true => {
-                        let values = &values[input * stride..][..outputs];
-                        row.iter_mut().zip(values).for_each(|(to, &value)| *to = of(value));
-                    }
+                    true => convert(&values[input * stride..][..outputs], &mut row[..outputs]),
                     false => row.fill(T::default()),
                 }
             }
-            for (panel, place) in groups[group..].iter_mut().step_by(depth.max(1)).enumerate() {
+            for (column, met) in met[..width].iter_mut().enumerate() {
                 for i in 0..GROUP {
-                    let row = &rows[i * width + panel * COLUMNS..][..COLUMNS];
-                    for column in 0..COLUMNS {
-                        place[column][i] = row[column];
-                    }
+                    met[i] = rows[i * width + column];
                 }
             }
+            let places = groups[group..].iter_mut().step_by(depth.max(1));
+            places.zip(met.as_chunks().0).for_each(|(place, met)| *place = *met);
         }
         Self { groups, depth, outputs }
-    }
-
-    /// A product of `rows` with the panels behind what `y` holds; `multiply` writes all of its place.
-    #[allow(unsafe_code)]
-    pub(crate) fn append(
-        &self,
-        y: &mut Vec<f32>,
-        rows: usize,
-        multiply: impl FnOnce(Part<'_, T, GROUP>, Output<'_>),
-    ) {
-        let (start, len) = (y.len(), rows * self.outputs);
-        y.reserve(len);
-        multiply(self.all(), Output::new(&mut y.spare_capacity_mut()[..len], self.outputs));
-        // SAFETY: these have been written.
-        unsafe { y.set_len(start + len) };
     }
 
     /// All panels in parts, each on a thread of its own as far as there are threads; `multiply` gets the place of a part's outputs.
@@ -193,7 +172,8 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         self.all().on_threads(parts, Output::new(y, self.outputs), &multiply);
     }
 
-    fn all(&self) -> Part<'_, T, GROUP> {
+    /// All of them.
+    pub(crate) fn all(&self) -> Part<'_, T, GROUP> {
         Part { groups: &self.groups, depth: self.depth, first: 0 }
     }
 
@@ -323,7 +303,7 @@ impl FloatPanels {
     pub(crate) fn from_rows(values: Block<'_>, dims: [usize; 2]) -> Self {
         simd::dispatch(
             #[inline(always)]
-            || Self::ordered_rows(values, dims, 1, |value| value),
+            || Self::ordered_rows(values, dims, 1, |row, to| to.copy_from_slice(row)),
         )
     }
 
@@ -331,7 +311,7 @@ impl FloatPanels {
     pub(crate) fn from_columns(values: Block<'_>, dims: [usize; 2], depth: usize) -> Self {
         simd::dispatch(
             #[inline(always)]
-            || Self::ordered_columns(values, dims, depth, |value| value),
+            || Self::ordered_columns(values, dims, depth, |row, to| to.copy_from_slice(row)),
         )
     }
 }
@@ -374,79 +354,6 @@ fn turn<E: Copy>(rows: &[E], count: usize, panel: &mut [[E; COLUMNS]]) {
         for (to, row) in group.iter_mut().zip(rows.chunks_exact(depth)).take(count) {
             *to = row[i];
         }
-    }
-}
-
-/// The bits of the nearest bf16, the even one of two that are as near; NaN stays NaN.
-#[inline(always)]
-fn bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    let nearest = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
-    if value.is_nan() { 0x7fc0 } else { nearest as u16 }
-}
-
-/// Appends rows in bf16, as [`push_bf16`] does.
-pub(crate) fn push_rows_bf16<'a>(to: &mut Vec<u16>, rows: impl Iterator<Item = &'a [f32]>, stride: usize) {
-    simd::dispatch(
-        #[inline(always)]
-        || {
-            for row in rows {
-                push_bf16(to, row, stride);
-            }
-        },
-    );
-}
-
-/// Appends a row in bf16, with zeros up to `stride`. For code that is compiled for this processor.
-#[inline(always)]
-pub(crate) fn push_bf16(to: &mut Vec<u16>, row: &[f32], stride: usize) {
-    let start = to.len();
-    to.resize(start + stride, 0);
-    for (place, &value) in to[start..].iter_mut().zip(row) {
-        *place = bf16(value);
-    }
-}
-
-impl Bf16Panels {
-    /// Whether this processor runs the product.
-    pub(crate) fn supported() -> bool {
-        amx::supported_bf16()
-    }
-
-    /// Orders `weight [out, in]`.
-    pub(crate) fn new(weight: &[f32], inputs: usize) -> Self {
-        let outputs = weight.len() / inputs;
-        Self { outputs, ..Self::from_rows((weight, inputs), [outputs, inputs]) }
-    }
-
-    /// Orders `[out, in]` that lies in a larger matrix. Outputs are whole panels, zero behind those given.
-    pub(crate) fn from_rows(values: Block<'_>, dims: [usize; 2]) -> Self {
-        simd::dispatch(
-            #[inline(always)]
-            || Self::ordered_rows(values, dims, amx::GROUPS, bf16),
-        )
-    }
-
-    /// Orders `[in, out]` that lies in a larger matrix.
-    pub(crate) fn from_columns(values: Block<'_>, [inputs, outputs]: [usize; 2]) -> Self {
-        let depth = inputs.div_ceil(2).next_multiple_of(amx::GROUPS);
-        simd::dispatch(
-            #[inline(always)]
-            || Self::ordered_columns(values, [inputs, outputs], depth, bf16),
-        )
-    }
-}
-
-impl Part<'_, u16, 2> {
-    /// Rows of [`Panels::stride`] numbers -> all of `y`.
-    ///
-    /// # Panics
-    /// On a processor that does not support it.
-    #[allow(unsafe_code)]
-    pub(crate) fn multiply(self, rows: &[u16], mut y: Output<'_>, finish: &impl Finish<Sum = f32>) {
-        assert!(Bf16Panels::supported());
-        // SAFETY: the processor has what the function is compiled for.
-        unsafe { amx::multiply_bf16(&self, rows, &mut y, finish) }
     }
 }
 

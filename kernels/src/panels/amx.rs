@@ -23,9 +23,10 @@ pub(super) fn supported() -> bool {
     *SUPPORTED
 }
 
-/// The same with products of bf16.
+/// The same with products of bf16, and vectors that round to it.
 pub(super) fn supported_bf16() -> bool {
-    static SUPPORTED: LazyLock<bool> = LazyLock::new(|| has(AMX_BF16));
+    static SUPPORTED: LazyLock<bool> =
+        LazyLock::new(|| is_x86_feature_detected!("avx512bf16") && has(AMX_BF16));
     *SUPPORTED
 }
 
