@@ -14,6 +14,8 @@ use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
+use crate::output::Output;
+#[cfg(target_arch = "x86_64")]
 use crate::panels::{self, Bf16Panels, Finish, FloatPanels, round_bf16};
 
 /// What is applied to the sums.
@@ -264,14 +266,16 @@ impl CustomOp2 for PanelLinear<'_> {
         let (addends, relu) = (addends.collect::<Result<_>>()?, self.op.activation == Activation::Relu);
         let ending = cpu::Ending { bias, addends, relu };
         let y = cpu::by_blocks(x, [inputs, outputs], panels::ROWS, |x, y, start| {
-            let ended = Ended { ending: &ending, start };
+            let (y, ended) = (Output::new(y, outputs), Ended { ending: &ending, start });
             match self.panels {
-                Panels::Float(panels) => panels.on_threads(y, |panels, y| panels.multiply(x, y, &ended)),
+                Panels::Float(panels) => {
+                    panels.all().on_threads(y, |panels, y| panels.multiply(x, y, &ended))
+                }
                 Panels::Bf16(panels) => {
                     let mut rounded = vec![0; x.len() / inputs * panels.stride()];
                     let rows = rounded.chunks_exact_mut(panels.stride());
                     x.chunks_exact(inputs).zip(rows).for_each(|(x, row)| round_bf16(x, &mut row[..inputs]));
-                    panels.on_threads(y, |panels, y| panels.multiply(&rounded, y, &ended));
+                    panels.all().on_threads(y, |panels, y| panels.multiply(&rounded, y, &ended));
                 }
             }
             Ok(())

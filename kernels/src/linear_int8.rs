@@ -1,5 +1,7 @@
 //! `y = activation(x W + b + addends)` with `x` and `W` in 8 bits.
 
+mod rows;
+
 use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -10,8 +12,11 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmUninitOptions, PackedB
 use rten_tensor::NdTensorView;
 
 #[cfg(target_arch = "x86_64")]
+use crate::output::Output;
+#[cfg(target_arch = "x86_64")]
 use crate::panels::{self, Finish, Int8Panels, WideInt8Panels};
 use crate::{Activation, cpu, simd};
+use rows::Rows;
 
 /// Largest input width: `2^15 * 255 * 127`, and the same again for the zero points, fits 32 bits.
 const MAX_INPUTS: usize = 1 << 15;
@@ -19,8 +24,6 @@ const MAX_INPUTS: usize = 1 << 15;
 const TOP: f32 = 255.0;
 /// Largest step of a weight.
 const LIMIT: f32 = 127.0;
-/// Rows that one task rounds.
-const ROUNDED: usize = 32;
 /// Largest sum of two neighbouring steps that [`Int8Panels`] multiply exactly: 255 times that fits 16 bits.
 const PAIR_LIMIT: i32 = 128;
 
@@ -309,27 +312,30 @@ impl Packed {
     /// `x [rows, in]` -> `[rows, out]`.
     fn run(&self, x: &[f32], ending: &cpu::Ending) -> Result<Vec<f32>> {
         let widths = [self.inputs, self.scales.len()];
-        cpu::by_blocks(x, widths, self.product.rows(), |x, y, start| {
-            self.block(x, y, Scaled::new(self, ending, start))
-        })
+        cpu::by_blocks(x, widths, self.product.rows(), |x, y, start| self.block(x, y, ending, start))
     }
 
     /// Some rows. On success all of `y` is written.
-    fn block(&self, x: &[f32], y: &mut [MaybeUninit<f32>], mut scaled: Scaled) -> Result<()> {
+    fn block(&self, x: &[f32], y: &mut [MaybeUninit<f32>], ending: &cpu::Ending, start: usize) -> Result<()> {
         match &self.product {
             #[cfg(target_arch = "x86_64")]
             Product::Panels(panels) => {
-                let steps: Vec<u8> = scaled.round(x, panels.stride());
-                panels.on_threads(y, |panels, y| panels.multiply(&steps, y, &scaled));
+                let rows = Rows::new(x, self.inputs, panels.stride());
+                let (y, scaled) =
+                    (Output::new(y, panels.outputs()), self.scaled(&rows.places, ending, start));
+                panels.all().on_threads(y, |panels, y| panels.multiply(&rows.steps, y, &scaled));
             }
             #[cfg(target_arch = "x86_64")]
             Product::Wide(panels) => {
-                let steps: Vec<i16> = scaled.round(x, panels.stride());
-                panels.on_threads(y, |panels, y| panels.multiply(&steps, y, &scaled));
+                let rows = Rows::new(x, self.inputs, panels.stride());
+                let (y, scaled) =
+                    (Output::new(y, panels.outputs()), self.scaled(&rows.places, ending, start));
+                panels.all().on_threads(y, |panels, y| panels.multiply(&rows.steps, y, &scaled));
             }
             Product::Prepacked(weights) => {
-                let steps: Vec<u8> = scaled.round(x, self.inputs);
-                let sums = weights.multiply(&steps, as_integers(y))?;
+                let rows = Rows::new(x, self.inputs, self.inputs);
+                let scaled = self.scaled(&rows.places, ending, start);
+                let sums = weights.multiply(&rows.steps, as_integers(y))?;
                 let rows = sums.chunks_exact_mut(self.scales.len()).enumerate();
                 simd::dispatch(
                     #[inline(always)]
@@ -338,6 +344,11 @@ impl Packed {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of the sums of rows, whose scales and zeros are `places`; they begin at `start` of the result.
+    fn scaled<'a>(&'a self, places: &'a [(f32, i32)], ending: &'a cpu::Ending, start: usize) -> Scaled<'a> {
+        Scaled { weight: self, ending, start, places }
     }
 }
 
@@ -393,69 +404,17 @@ fn as_integers(place: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<i32>] {
     unsafe { std::slice::from_raw_parts_mut(place.as_mut_ptr().cast(), place.len()) }
 }
 
-/// The step below a number, or the nearest there is; for NaN, which the caller looks for, any.
-#[inline(always)]
-#[allow(unsafe_code)]
-fn step_below<T: From<u8>>(y: f32) -> T {
-    let y = if y > 0.0 { y } else { 0.0 };
-    let y = if y < TOP { y } else { TOP };
-    // SAFETY: a number from 0 to 255. A cast that looks at what does not fit is not made of vectors.
-    T::from(unsafe { y.to_int_unchecked::<i32>() } as u8)
-}
-
-/// Steps of one row; their scale, which is NaN if a value is not finite, and the step that is zero.
-#[inline(always)]
-fn round_row<T: From<u8>>(x: &[f32], steps: &mut [T]) -> (f32, i32) {
-    let [low, high] = simd::bounds(x);
-    let (low, high, step) = (low.min(0.0), high.max(0.0), 1.0 / TOP);
-    let scale = high * step - low * step;
-    let inverse = inverse(scale);
-    let zero = (-low * inverse).round();
-    let shift = zero + 0.5;
-    // As integers, whose largest the compiler looks for in any order; those of numbers that are not finite are the largest.
-    let mut largest = 0;
-    for (step, v) in steps.iter_mut().zip(x) {
-        *step = step_below(v * inverse + shift);
-        largest = largest.max(v.abs().to_bits());
-    }
-    (if largest < f32::INFINITY.to_bits() { scale } else { f32::NAN }, zero as i32)
-}
-
 /// How the integer sums of a block of rows become floats.
 struct Scaled<'a> {
     weight: &'a Packed,
     ending: &'a cpu::Ending<'a>,
     /// Where the block begins in the result.
     start: usize,
-    /// Scale and zero point of each row.
-    places: Vec<(f32, i32)>,
+    /// Scale and zero of each row.
+    places: &'a [(f32, i32)],
 }
 
-impl<'a> Scaled<'a> {
-    fn new(weight: &'a Packed, ending: &'a cpu::Ending, start: usize) -> Self {
-        Self { weight, ending, start, places: Vec::new() }
-    }
-
-    /// Steps of the rows `x`, each row in `stride` numbers of which the last may be zeros. Keeps scales and zero points.
-    fn round<T: From<u8> + Clone + Send>(&mut self, x: &[f32], stride: usize) -> Vec<T> {
-        let (inputs, rows) = (self.weight.inputs, x.len() / self.weight.inputs);
-        let mut steps = vec![T::from(0); rows * stride];
-        self.places = vec![(0.0, 0); rows];
-        let places = self.places.par_chunks_mut(ROUNDED).zip(steps.par_chunks_mut(ROUNDED * stride));
-        places.zip(x.par_chunks(ROUNDED * inputs)).for_each(|((places, steps), x)| {
-            let rows = x.chunks_exact(inputs).zip(steps.chunks_exact_mut(stride));
-            simd::dispatch(
-                #[inline(always)]
-                || {
-                    for (place, (x, steps)) in places.iter_mut().zip(rows) {
-                        *place = round_row(x, &mut steps[..inputs]);
-                    }
-                },
-            );
-        });
-        steps
-    }
-
+impl Scaled<'_> {
     /// The sums of a row -> the bits of its floats.
     #[inline(always)]
     fn row(&self, sums: &mut [i32], row: usize) {

@@ -9,7 +9,6 @@ mod avx512;
 mod bf16;
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
 
 use rayon::prelude::*;
@@ -162,16 +161,6 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         Self { groups, depth, outputs }
     }
 
-    /// All panels in parts, each on a thread of its own as far as there are threads; `multiply` gets the place of a part's outputs.
-    pub(crate) fn on_threads(
-        &self,
-        y: &mut [MaybeUninit<f32>],
-        multiply: impl Fn(Part<'_, T, GROUP>, Output<'_>) + Sync,
-    ) {
-        let parts = rayon::current_num_threads().min(size_of_val(&*self.groups) / LEAST_BYTES);
-        self.all().on_threads(parts, Output::new(y, self.outputs), &multiply);
-    }
-
     /// All of them.
     pub(crate) fn all(&self) -> Part<'_, T, GROUP> {
         Part { groups: &self.groups, depth: self.depth, first: 0 }
@@ -189,8 +178,13 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
 }
 
 impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
-    /// In so many parts.
-    fn on_threads(self, parts: usize, y: Output<'_>, multiply: &(impl Fn(Self, Output<'_>) + Sync)) {
+    /// In parts, each on a thread of its own as far as there are threads; `multiply` gets the place of a part's outputs.
+    pub(crate) fn on_threads(self, y: Output<'_>, multiply: impl Fn(Self, Output<'_>) + Sync) {
+        let parts = rayon::current_num_threads().min(size_of_val(self.groups) / LEAST_BYTES);
+        self.in_parts(parts, y, &multiply);
+    }
+
+    fn in_parts(self, parts: usize, y: Output<'_>, multiply: &(impl Fn(Self, Output<'_>) + Sync)) {
         let panels = self.groups.len() / self.depth;
         let left = (panels * (parts / 2) / parts.max(1)).next_multiple_of(TILE);
         if parts < 2 || left >= panels {
@@ -200,8 +194,8 @@ impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
         let (groups, others) = self.groups.split_at(left * self.depth);
         let first = self.first + left * COLUMNS;
         rayon::join(
-            || Self { groups, ..self }.on_threads(parts / 2, y_left, multiply),
-            || Self { groups: others, first, ..self }.on_threads(parts - parts / 2, y_right, multiply),
+            || Self { groups, ..self }.in_parts(parts / 2, y_left, multiply),
+            || Self { groups: others, first, ..self }.in_parts(parts - parts / 2, y_right, multiply),
         );
     }
 
@@ -372,6 +366,8 @@ fn ask_for<T>(group: *const [T; COLUMNS]) {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
     use super::*;
 
     /// Numbers that look random: the same on every machine.
@@ -471,7 +467,7 @@ mod tests {
                     let x_spread = spread(&x, inputs, panels.stride());
                     threads.install(|| {
                         // SAFETY: this processor has the unit.
-                        panels.on_threads(&mut y, |part, mut y| unsafe {
+                        panels.all().on_threads(Output::new(&mut y, outputs), |part, mut y| unsafe {
                             multiply(&part, &x_spread, &mut y, &Exact)
                         });
                     });
@@ -482,7 +478,8 @@ mod tests {
                 let panels = WideInt8Panels::new(&wide, inputs);
                 let mut y = vec![MaybeUninit::uninit(); rows * outputs];
                 let x_spread = spread::<i16>(&x, inputs, panels.stride());
-                panels.on_threads(&mut y, |part, y| part.multiply(&x_spread, y, &Exact));
+                let y_all = Output::new(&mut y, outputs);
+                panels.all().on_threads(y_all, |part, y| part.multiply(&x_spread, y, &Exact));
                 assert_eq!(all(y), expected(&x, &wide, inputs), "{case}, wide");
             }
         }

@@ -24,36 +24,10 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     fold(x, f32::NEG_INFINITY, larger, larger)
 }
 
-/// The least and the largest value in one pass, NaN passed over; infinities if there is none.
-#[inline(always)]
-pub(crate) fn bounds(x: &[f32]) -> [f32; 2] {
-    let (mut low, mut high) = ([f32::INFINITY; 2 * LANES], [f32::NEG_INFINITY; 2 * LANES]);
-    let (blocks, rest) = x.as_chunks::<{ 2 * LANES }>();
-    for block in blocks {
-        for i in 0..2 * LANES {
-            low[i] = lower(low[i], block[i]);
-            high[i] = larger(high[i], block[i]);
-        }
-    }
-    let mut bounds = [[0.0; LANES]; 2];
-    for i in 0..LANES {
-        bounds[0][i] = lower(low[i], low[i + LANES]);
-        bounds[1][i] = larger(high[i], high[i + LANES]);
-    }
-    let bounds = [across(bounds[0], lower), across(bounds[1], larger)];
-    rest.iter().fold(bounds, |[low, high], &v| [lower(low, v), larger(high, v)])
-}
-
-// One instruction each, which `f32::max` and `f32::min` are not.
-
+/// One instruction, which `f32::max` is not.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
-}
-
-#[inline(always)]
-fn lower(a: f32, b: f32) -> f32 {
-    if b < a { b } else { a }
 }
 
 /// What values add up to, in lanes that `join` brings together: as many as vectors hold, four times, since each step waits for the
