@@ -217,6 +217,15 @@ impl Compute {
         }
     }
 
+    /// The format of layers that take bf16 where others take 8 bits, if this is a CPU that multiplies it.
+    pub fn coarse_precision(&self) -> Precision {
+        match self.precision() {
+            Precision::Int8 if funasr_kernels::multiplies_bf16() => Precision::Bf16,
+            Precision::Int8 => Precision::F32,
+            precision => precision,
+        }
+    }
+
     /// The most bytes of a GPU's memory that this process has ever taken at a time; nothing for a device without memory of its
     /// own, or that does not tell.
     pub fn peak_device_bytes(&self) -> Option<u64> {
@@ -225,10 +234,5 @@ impl Compute {
             return funasr_kernels::peak_memory(&self.device).ok();
         }
         None
-    }
-
-    /// The same without rounding to 8 bits: for models that are small, or whose scores meet thresholds.
-    pub fn in_floats(&self) -> Self {
-        Self { int8: false, ..self.clone() }
     }
 }

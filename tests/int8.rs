@@ -4,8 +4,9 @@ use std::path::Path;
 
 use funasr_candle::audio::read_all;
 use funasr_candle::device::{Compute, DeviceName, Precision};
-use funasr_candle::pipeline::{PunctuationModel, Recognition, Recognizer, Request, Utterance};
+use funasr_candle::pipeline::{PunctuationModel, Recognition, Recognizer, Request, Utterance, VoiceDetector};
 use funasr_candle::punctuation::Window;
+use funasr_candle::vad::{EndSilence, Event};
 use funasr_candle::weights::ModelFiles;
 
 use crate::regression::{REFERENCES, clip};
@@ -16,6 +17,9 @@ const SAME_TEXTS: usize = 19;
 const ERROR_RATE: f64 = 0.02;
 /// Share of words that must have the mark that f32 gives them.
 const SAME_MARKS: f64 = 0.99;
+/// How far the probability of silence may be from that of f32, which bf16 moves by 0.0135 at most, and a segment's end.
+const SILENCE: f32 = 0.03;
+const SEGMENT_MS: u64 = 20;
 
 fn files(model: &str) -> ModelFiles {
     ModelFiles::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model)).unwrap()
@@ -97,6 +101,39 @@ fn marks_are_those_of_f32() {
             logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
         assert_ne!(logits(&float), logits(&int8), "{model} computes in 8 bits");
+    }
+}
+
+/// Voice detection takes bf16 where the processor multiplies it, which ONNX Runtime's 8 bits are far from: those move a probability
+/// by up to 0.96.
+#[test]
+fn segments_are_those_of_f32() {
+    let [float, coarse] = [Precision::F32, Precision::Int8].map(|precision| {
+        let compute = Compute::open(DeviceName::Cpu, precision).unwrap();
+        VoiceDetector::load(&files("fsmn-vad"), &compute).unwrap()
+    });
+    for (name, samples) in clips() {
+        let silence = |detector: &VoiceDetector| -> Vec<f32> {
+            let features = detector.frontend().features(&samples);
+            detector.silence(&detector.scores(features).unwrap()).unwrap().remove(0)
+        };
+        for (frame, (expected, got)) in silence(&float).into_iter().zip(silence(&coarse)).enumerate() {
+            assert!((expected - got).abs() < SILENCE, "{name}, frame {frame}: {got}, not {expected}");
+        }
+        let segments = |detector: &VoiceDetector| -> Vec<[u64; 2]> {
+            let mut stream = detector.stream(16_000, EndSilence::Dynamic { chunk_ms: 60_000 }).unwrap();
+            let events = detector.push(&mut stream, &samples, true).unwrap().into_iter();
+            let ends = events.filter_map(|event| match event {
+                Event::End { beg_ms, end_ms } => Some([beg_ms, end_ms]),
+                Event::Begin { .. } => None,
+            });
+            ends.collect()
+        };
+        let (expected, got) = (segments(&float), segments(&coarse));
+        assert_eq!(expected.len(), got.len(), "{name}: {got:?}, not {expected:?}");
+        for (a, b) in expected.as_flattened().iter().zip(got.as_flattened()) {
+            assert!(a.abs_diff(*b) <= SEGMENT_MS, "{name}: {got:?}, not {expected:?}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use funasr_kernels::multiplies_bf16;
 use serde_json::Value;
 
 use crate::cli::{Desk, Outcome, repository};
@@ -88,13 +89,14 @@ fn every_stage_is_that_of_funasr() {
             found.entry(text("model")).or_default().push(text("stage"));
         }
         assert!(found.iter().map(|(model, stages)| (*model, &stages[..])).eq(expected.clone()), "{found:?}");
-        // Rounding is seen, and only where layers are rounded.
+        // Rounding is seen, and only where layers are rounded; those of voice detection to bf16, if to anything.
         let off = |model: &str, stage: &str| {
             let line = lines.iter().find(|line| line["model"] == model && line["stage"] == stage);
             line.unwrap()["error"].as_f64().unwrap()
         };
         assert_eq!(off("demo", "encoder_out") > 1e-3, dtype == "int8");
-        assert!(off("fsmn-vad", "vad_scores") < 1e-4);
+        let coarse = dtype == "int8" && multiplies_bf16();
+        assert_eq!(off("fsmn-vad", "vad_scores") > 1e-4, coarse);
     }
     let table = selftest(&desk, &["--model", "fsmn-vad"]).ok();
     let rows: Vec<&str> = table.lines().collect();
@@ -197,10 +199,16 @@ fn other_models_are_compared_with_themselves_in_f32() {
     assert!(table.lines().any(|row| row.contains(" lfr ")), "{table}");
     // In the same format there is nothing to compare, and that is not called a pass.
     desk.model("fsmn-vad");
-    for args in [&["--model", "./demo"][..], &["--model", "./fsmn-vad", "--dtype", "int8"]] {
+    let detector = ["--model", "./fsmn-vad", "--dtype", "int8"];
+    for args in
+        [&["--model", "./demo"][..], &detector].into_iter().take(if multiplies_bf16() { 1 } else { 2 })
+    {
         let outcome = selftest(&desk, args);
         let error = outcome.error();
         assert!(error.contains(args[1]) && error.contains("--recording"), "{error}");
+    }
+    if multiplies_bf16() {
+        selftest(&desk, &detector).ok();
     }
 }
 

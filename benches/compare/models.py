@@ -54,7 +54,7 @@ def make(name, work, binary):
     if not (directory / "model_quant.onnx").exists():
         export_onnx(directory)
     if name == "vad":
-        return Model(name, directory, {"f32": "fsmn-vad"})
+        return Model(name, directory, dict.fromkeys(("f32", "int8"), "fsmn-vad"))
     return Model(name, directory, {dtype: convert(directory, work, binary, dtype) for dtype in ("f32", "int8")})
 
 

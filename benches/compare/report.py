@@ -65,14 +65,11 @@ def speed_row(row):
 
 
 def ratio(times, ours, peer):
-    """How long ours takes in terms of a peer, of the fastest runs and, in brackets, of medians. Where there is no ours in
-    8 bits, it is the one in f32, marked."""
+    """How long ours takes in terms of a peer, of the fastest runs and, in brackets, of medians."""
     least, middle = times
-    mark = "" if ours in least else "*"
-    ours = ours if ours in least else f"{OURS} f32"
     if ours not in least or peer not in least:
         return "-"
-    return f"{least[ours] / least[peer]:.2f} ({middle[ours] / middle[peer]:.2f}){mark}"
+    return f"{least[ours] / least[peer]:.2f} ({middle[ours] / middle[peer]:.2f})"
 
 
 def spread(row):

@@ -27,6 +27,14 @@ pub enum Activation {
     Relu,
 }
 
+/// Whether this is a CPU that multiplies bf16 faster than f32, so that [`FloatWeight::coarse`] takes it.
+pub fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Bf16Panels::supported();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// A linear layer, with other tensors added to its result where a residual or a memory joins it.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear<'a> {

@@ -77,7 +77,7 @@ fn round_weights(directory: &Path) -> Result<u64> {
         "ParaformerStreaming" => drop(OnlineRecognizer::load(&files, &compute)?),
         "CTTransformer" | "CTTransformerStreaming" => drop(punctuator::load_network(&files, &compute)?),
         class if Network::CLASSES.contains(&class) => drop(Recognizer::load(&files, &compute)?),
-        class => note(&format!("{class} computes in f32 alone: its weights stay as they are")),
+        class => note(&format!("{class} has no layers in 8 bits: its weights stay as they are")),
     }
     if !files.rounded_layers().is_empty() {
         // The old file is read until the new one is whole.

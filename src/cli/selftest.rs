@@ -159,7 +159,7 @@ impl Args {
 /// The format in which the model computes.
 fn precision(model: &Model, files: &ModelFiles, compute: &Compute) -> Precision {
     match model {
-        Model::Detector(_) => compute.in_floats().precision(),
+        Model::Detector(_) => compute.coarse_precision(),
         _ => files.compute(compute).precision(),
     }
 }

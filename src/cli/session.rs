@@ -46,7 +46,7 @@ pub struct ComputeArgs {
     /// cpu, cuda:N or metal
     #[arg(long, default_value = "cpu")]
     pub device: DeviceName,
-    /// f32; on the CPU int8, which rounds all but voice detection; on a GPU bf16 or f16
+    /// f32; on the CPU int8, where voice detection takes bf16 if the CPU has it; on a GPU bf16 or f16
     #[arg(long, default_value = "f32")]
     pub dtype: Precision,
     /// Threads to compute with [default: one per core]

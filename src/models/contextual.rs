@@ -118,7 +118,7 @@ impl ContextualDecoder {
             bias_output: Linear::new(&bias_output, no_bias)?,
             tail: DecoderLayer::load_tail(width, config, vb.clone())?,
             after_norm: LayerNorm::load(width, LayerNorm::EPS, vb.pp("after_norm"))?,
-            output_layer: Linear::load_vocabulary(width, vocab, vb.pp("output_layer"))?,
+            output_layer: Linear::load_coarse(width, vocab, vb.pp("output_layer"))?,
         })
     }
 

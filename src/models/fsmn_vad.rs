@@ -101,7 +101,8 @@ impl FsmnVad {
             lstride: conf.lstride,
             rstride: conf.rstride,
         };
-        let linear = |inputs, outputs, name: &str| Linear::load(inputs, outputs, vb.pp(name).pp("linear"));
+        let linear =
+            |inputs, outputs, name: &str| Linear::load_coarse(inputs, outputs, vb.pp(name).pp("linear"));
         Ok(Self {
             in_linear1: linear(conf.input_dim, conf.input_affine_dim, "in_linear1")?,
             in_linear2: linear(conf.input_affine_dim, conf.linear_dim, "in_linear2")?,
@@ -114,6 +115,11 @@ impl FsmnVad {
     /// The state of a stream at its start.
     pub fn start(&self) -> Result<State> {
         self.blocks.start()
+    }
+
+    /// Whether frames depend on those behind them in their chunk, so that it matters where chunks end. Not in the published models.
+    pub fn looks_ahead(&self) -> bool {
+        self.blocks.looks_ahead()
     }
 
     /// The next chunk of each stream, `[B, T, input_dim]` of normalised features -> `vad_scores [B, T, output_dim]`. After

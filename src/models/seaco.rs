@@ -118,7 +118,7 @@ impl SeacoParaformer {
             predictor: CifPredictorV3::load(&paraformer.predictor_conf, vb.pp("predictor"))?,
             bias_encoder: BiasEncoder::load(embed, 2, model_conf.bias_encoder_bid, vb.clone())?,
             seaco_decoder: DecoderStack::load(width, seaco_decoder_conf, vb.pp("seaco_decoder"))?,
-            hotword_output_layer: Linear::load_vocabulary(width, vocab, vb.pp("hotword_output_layer"))?,
+            hotword_output_layer: Linear::load_coarse(width, vocab, vb.pp("hotword_output_layer"))?,
             no_bias: model_conf.no_bias,
         })
     }

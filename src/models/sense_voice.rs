@@ -204,7 +204,7 @@ impl SenseVoice {
         Ok(Self {
             queries: vb.get((EMBEDDINGS, speech_width), "embed.weight")?,
             encoder: Encoder::load(speech_width, &config.encoder_conf, vb.pp("encoder"))?,
-            ctc: Linear::load_vocabulary(width, config.vocab_size, vb.pp("ctc.ctc_lo"))?,
+            ctc: Linear::load_coarse(width, config.vocab_size, vb.pp("ctc.ctc_lo"))?,
         })
     }
 

@@ -52,6 +52,11 @@ impl FsmnStack {
         &self.blocks
     }
 
+    /// Whether frames depend on those behind them in their chunk.
+    pub fn looks_ahead(&self) -> bool {
+        self.config.rorder > 0
+    }
+
     /// What a stream remembers before its first chunk: frames of zeros.
     pub fn start(&self) -> Result<History> {
         let Some(FsmnBlock { taps_left: like, .. }) = self.blocks.first() else {
@@ -97,10 +102,10 @@ impl FsmnBlock {
         };
         let right = || taps(rorder, "fsmn_block.conv_right.weight");
         Ok(Self {
-            linear: Linear::load_no_bias(linear_dim, proj_dim, vb.pp("linear.linear"))?,
+            linear: Linear::load_coarse_no_bias(linear_dim, proj_dim, vb.pp("linear.linear"))?,
             taps_left: taps(lorder, "fsmn_block.conv_left.weight")?,
             taps_right: (rorder > 0).then(right).transpose()?,
-            affine: Linear::load(proj_dim, linear_dim, vb.pp("affine.linear"))?,
+            affine: Linear::load_coarse(proj_dim, linear_dim, vb.pp("affine.linear"))?,
             config: config.clone(),
         })
     }

@@ -35,14 +35,16 @@ impl Linear {
         Self::new(&vb.get((outputs, inputs), "weight")?, vb.get(outputs, "bias")?)
     }
 
-    /// [`Linear::load`] for the layer behind all others, over the vocabulary, where 8 bits would cost too much accuracy: where the
-    /// others take 8 bits (`vb` has a [`BF16_MARK`]), it takes bf16 if this is a CPU that multiplies those faster.
-    pub fn load_vocabulary(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        if !vb.contains_tensor(BF16_MARK) {
-            return Self::load_f32(inputs, outputs, vb);
-        }
-        let weight = FloatWeight::coarse(&vb.get((outputs, inputs), "weight")?)?;
-        Ok(Self { weight: Weight::Float(weight), bias: vb.get(outputs, "bias")? })
+    /// [`Linear::load`] for a layer that 8 bits would cost too much accuracy, but bf16 does not, like the one over the vocabulary:
+    /// where others take 8 bits (`vb` has a [`BF16_MARK`]), it takes bf16 if this is a CPU that multiplies those faster.
+    pub fn load_coarse(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { weight: Weight::coarse(inputs, outputs, &vb)?, bias: vb.get(outputs, "bias")? })
+    }
+
+    /// [`Linear::load_coarse`] of `weight` alone.
+    pub fn load_coarse_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = Weight::coarse(inputs, outputs, &vb)?;
+        Ok(Self { weight, bias: Tensor::zeros(outputs, vb.dtype(), vb.device())? })
     }
 
     /// [`Linear::load`] of `weight` alone.
@@ -101,6 +103,15 @@ impl Weight {
         }
         let weight = vb.get((outputs, inputs), "weight")?;
         Ok(if int8 { Self::Int8(Int8Weight::quantize(&weight)?) } else { Self::float(&weight)? })
+    }
+
+    /// Floats, of fewer digits where `vb` says that they may have.
+    fn coarse(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        let weight = vb.get((outputs, inputs), "weight")?;
+        Ok(Self::Float(match vb.contains_tensor(BF16_MARK) {
+            true => FloatWeight::coarse(&weight)?,
+            false => FloatWeight::new(&weight)?,
+        }))
     }
 
     fn float(weight: &Tensor) -> Result<Self> {

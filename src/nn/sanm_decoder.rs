@@ -332,7 +332,7 @@ impl SanmDecoder {
             bail!("decoder: kernel_size is 0");
         }
         let stack = DecoderStack::load(width, config, vb.clone())?;
-        let output_layer = Linear::load_vocabulary(width, vocab, vb.pp("output_layer"))?;
+        let output_layer = Linear::load_coarse(width, vocab, vb.pp("output_layer"))?;
         Ok(Self { stack, output_layer, kernel, shift: config.shift() })
     }
 
