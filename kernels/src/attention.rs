@@ -19,6 +19,8 @@ use crate::cuda;
 use crate::output::{self, Output};
 #[cfg(target_arch = "x86_64")]
 use crate::panels::{self, Bf16Panels, Finish, FloatPanels, round_bf16};
+#[cfg(target_arch = "x86_64")]
+use crate::room::lines;
 use crate::softmax::exp_row;
 use crate::{Lengths, cpu, simd};
 
@@ -261,7 +263,7 @@ fn attend_in_bf16(
     let (k, v) = (Bf16Panels::from_rows(k, [keys, width]), Bf16Panels::from_columns(v, [keys, width]));
     let scale = Times((width as f32).powf(-0.5));
     // Zeros behind each row stay.
-    let [mut queries, mut weights] = [&k, &v].map(|panels| vec![0; BF16_SCORED * panels.stride()]);
+    let [mut queries, mut weights] = [&k, &v].map(|panels| lines(0, BF16_SCORED * panels.stride()));
     let (mut scores, mut sums) = (Vec::new(), [0.0; BF16_SCORED]);
     for (first, y) in (first..).step_by(BF16_SCORED).zip(y.in_rows(BF16_SCORED)) {
         let rows = first..first + y.rows();

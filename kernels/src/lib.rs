@@ -23,6 +23,7 @@ mod lstm;
 mod output;
 #[cfg(target_arch = "x86_64")]
 mod panels;
+mod room;
 mod simd;
 mod softmax;
 mod threads;

@@ -17,6 +17,8 @@ use crate::cuda;
 use crate::output::Output;
 #[cfg(target_arch = "x86_64")]
 use crate::panels::{self, Bf16Panels, Finish, FloatPanels, round_bf16};
+#[cfg(target_arch = "x86_64")]
+use crate::room::lines;
 
 /// What is applied to the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,7 +282,7 @@ impl CustomOp2 for PanelLinear<'_> {
                     panels.all().on_threads(y, |panels, y| panels.multiply(x, y, &ended))
                 }
                 Panels::Bf16(panels) => {
-                    let mut rounded = vec![0; x.len() / inputs * panels.stride()];
+                    let mut rounded = lines(0, x.len() / inputs * panels.stride());
                     let rows = rounded.chunks_exact_mut(panels.stride());
                     x.chunks_exact(inputs).zip(rows).for_each(|(x, row)| round_bf16(x, &mut row[..inputs]));
                     panels.all().on_threads(y, |panels, y| panels.multiply(&rounded, y, &ended));

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::cpu::Block;
 use crate::output::Output;
+use crate::room::{Lines, lines};
 use crate::simd;
 
 pub(crate) use bf16::round_bf16;
@@ -38,7 +39,7 @@ pub(crate) const ROWS: RangeInclusive<usize> = 128..=512;
 /// Weights `[in, out]`: for each 16 outputs, for each `GROUP` inputs, the weights of one output after the other. Zero where
 /// the last panel and group are not full.
 pub(crate) struct Panels<T, const GROUP: usize> {
-    groups: Vec<[[T; GROUP]; COLUMNS]>,
+    groups: Lines<[[T; GROUP]; COLUMNS]>,
     /// Groups of a panel.
     depth: usize,
     outputs: usize,
@@ -92,7 +93,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
     fn ordered(weight: &[T], inputs: usize, together: usize) -> Self {
         let outputs = weight.len() / inputs;
         let depth = inputs.div_ceil(GROUP).next_multiple_of(together);
-        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; outputs.div_ceil(COLUMNS) * depth];
+        let mut groups = lines([[T::default(); GROUP]; COLUMNS], outputs.div_ceil(COLUMNS) * depth);
         let panels = groups.par_chunks_exact_mut(depth).zip(weight.par_chunks(COLUMNS * inputs));
         panels.for_each(|(panel, rows)| {
             for (column, row) in rows.chunks_exact(inputs).enumerate() {
@@ -118,7 +119,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         convert: impl Fn(&[f32], &mut [T]),
     ) -> Self {
         let (panels, depth) = (outputs.div_ceil(COLUMNS), inputs.div_ceil(GROUP).next_multiple_of(together));
-        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; panels * depth];
+        let mut groups = lines([[T::default(); GROUP]; COLUMNS], panels * depth);
         // Of each row first what lies together, which takes whole vectors.
         let mut rows = vec![[T::default(); GROUP]; COLUMNS * depth];
         for (first, panel) in (0..outputs).step_by(COLUMNS).zip(groups.chunks_exact_mut(depth)) {
@@ -139,7 +140,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         convert: impl Fn(&[f32], &mut [T]),
     ) -> Self {
         let width = outputs.next_multiple_of(COLUMNS);
-        let mut groups = vec![[[T::default(); GROUP]; COLUMNS]; width / COLUMNS * depth];
+        let mut groups = lines([[T::default(); GROUP]; COLUMNS], width / COLUMNS * depth);
         // The rows that meet in a group first by themselves, which takes whole vectors.
         let mut rows = vec![T::default(); GROUP * width];
         let mut met = vec![[T::default(); GROUP]; width];

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{TOP, inverse};
+use crate::room::{Lines, lines};
 use crate::simd;
 
 /// Rows that one task rounds.
@@ -13,16 +14,16 @@ const TOGETHER: usize = 4;
 /// Rows as steps: `(step - zero) * scale` for each step of a row.
 pub(super) struct Rows<T> {
     /// `[rows, stride]`, of which the last of a row may be zeros.
-    pub(super) steps: Vec<T>,
+    pub(super) steps: Lines<T>,
     /// Scale and zero of each row. The scale is NaN if a value is not finite.
     pub(super) places: Vec<(f32, i32)>,
 }
 
-impl<T: From<u8> + Clone + Send> Rows<T> {
+impl<T: From<u8> + Copy + Send> Rows<T> {
     /// Rounds `x [rows, inputs]`, on all threads.
     pub(super) fn new(x: &[f32], inputs: usize, stride: usize) -> Self {
         let count = x.len() / inputs;
-        let mut rows = Self { steps: vec![T::from(0); count * stride], places: vec![(0.0, 0); count] };
+        let mut rows = Self { steps: lines(T::from(0), count * stride), places: vec![(0.0, 0); count] };
         let places = rows.places.par_chunks_mut(ROUNDED).zip(rows.steps.par_chunks_mut(ROUNDED * stride));
         places.zip(x.par_chunks(ROUNDED * inputs)).for_each(|((places, steps), x)| {
             simd::dispatch(
