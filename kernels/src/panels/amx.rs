@@ -120,13 +120,17 @@ fn multiply<T: Sync, X, S: Copy + Default, const GROUP: usize>(
     [fetch, multiply_tiles]: [Tiles<T, X, S, GROUP>; 2],
 ) {
     let (stride, depth) = (panels.stride(), panels.depth);
-    let mut sums = Sums::default();
+    let (mut sums, mut shaped) = (Sums::default(), [0; 2]);
     for (first, resident) in panels.resident(2) {
         for (i, rows) in x.chunks(2 * ROWS * stride).enumerate() {
             let count = rows.len() / stride;
             let counts = [count.min(ROWS), count.saturating_sub(ROWS)];
-            // Where there is no other half, the last row is multiplied again.
-            Shapes::new([counts[0], counts[1].max(1)]).set();
+            // Which takes as long as a step or more.
+            if counts != shaped {
+                // Where there is no other half, the last row is multiplied again.
+                Shapes::new([counts[0], counts[1].max(1)]).set();
+                shaped = counts;
+            }
             let halves = [rows, &rows[(count - 1).min(ROWS) * stride..]];
             // The first rows fetch the panels, which then are there for the others.
             let multiply_tiles = if i == 0 { fetch } else { multiply_tiles };
