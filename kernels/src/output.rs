@@ -75,9 +75,8 @@ impl<'a> Output<'a> {
 
     /// Writes the same everywhere.
     pub(crate) fn fill(mut self, value: f32) {
-        for column in 0..self.columns {
-            let mut block = self.block(0..self.rows, column);
-            (0..block.rows).for_each(|row| block.write(row, [value]));
+        for row in 0..self.rows {
+            (0..self.columns).for_each(|column| self.block(row..row + 1, column).write(0, [value]));
         }
     }
 
@@ -90,13 +89,13 @@ impl<'a> Output<'a> {
     }
 }
 
-/// What `split` divides at `place`, again and again until that is none.
+/// What `split` divides at `place`, again and again until that is none; no parts of nothing.
 fn parts<'a>(
     all: Output<'a>,
     place: impl Fn(&Output<'a>) -> Option<usize>,
     split: impl Fn(Output<'a>, usize) -> [Output<'a>; 2],
 ) -> impl Iterator<Item = Output<'a>> {
-    let mut rest = Some(all);
+    let mut rest = Some(all).filter(|all| all.rows > 0 && all.columns > 0);
     std::iter::from_fn(move || {
         let all = rest.take()?;
         let Some(place) = place(&all) else { return Some(all) };
@@ -157,6 +156,7 @@ mod tests {
             }
             right.fill(-1.0);
         });
+        append(&mut Vec::new(), [0, 7], |nothing| assert!(nothing.in_rows(0).next().is_none()));
         let expected = (0..21).map(|i| if i % 7 < 4 { i as f32 } else { -1.0 });
         assert_eq!(values, expected.collect::<Vec<_>>());
     }

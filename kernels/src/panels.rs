@@ -151,7 +151,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
                     false => row.fill(T::default()),
                 }
             }
-            for (column, met) in met[..width].iter_mut().enumerate() {
+            for (column, met) in met.iter_mut().enumerate() {
                 for i in 0..GROUP {
                     met[i] = rows[i * width + column];
                 }

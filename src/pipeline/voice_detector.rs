@@ -164,7 +164,7 @@ impl VoiceDetector {
     /// layer, if there is a number that changes no score.
     fn frames_at_once(&self, streams: usize) -> Option<usize> {
         let divides = self.compute.device.is_cpu() && !self.model.looks_ahead();
-        divides.then(|| (CACHED * rayon::current_num_threads() / streams).max(1))
+        divides.then(|| (CACHED * rayon::current_num_threads() / streams.max(1)).max(1))
     }
 
     /// `vad_scores [1, T, classes]` of the feature rows of a whole recording.

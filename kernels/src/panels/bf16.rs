@@ -53,10 +53,10 @@ impl Part<'_, u16, 2> {
 /// precision for becomes zero.
 ///
 /// # Panics
-/// On a processor that does not support it.
+/// On a processor that does not support it; for places of another number.
 #[allow(unsafe_code)]
 pub(crate) fn round_bf16(values: &[f32], bits: &mut [u16]) {
-    assert!(Bf16Panels::supported());
+    assert!(Bf16Panels::supported() && values.len() == bits.len());
     // SAFETY: the processor has what the function is compiled for.
     unsafe { round(values, bits) }
 }
@@ -69,7 +69,7 @@ fn round(values: &[f32], bits: &mut [u16]) {
         let (mut values, mut bits) = ([0.0; 16], [0; 16]);
         values[..rest.len()].copy_from_slice(rest);
         round_vector(&values, &mut bits);
-        last.copy_from_slice(&bits[..last.len()]);
+        last.copy_from_slice(&bits[..rest.len()]);
     }
 }
 
