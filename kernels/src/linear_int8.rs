@@ -317,24 +317,23 @@ impl Packed {
 
     /// Some rows. On success all of `y` is written.
     fn block(&self, x: &[f32], y: &mut [MaybeUninit<f32>], ending: &cpu::Ending, start: usize) -> Result<()> {
+        let scaled = |places| Scaled { weight: self, ending, start, places };
         match &self.product {
             #[cfg(target_arch = "x86_64")]
             Product::Panels(panels) => {
                 let rows = Rows::new(x, self.inputs, panels.stride());
-                let (y, scaled) =
-                    (Output::new(y, panels.outputs()), self.scaled(&rows.places, ending, start));
+                let (y, scaled) = (Output::new(y, panels.outputs()), scaled(&rows.places));
                 panels.all().on_threads(y, |panels, y| panels.multiply(&rows.steps, y, &scaled));
             }
             #[cfg(target_arch = "x86_64")]
             Product::Wide(panels) => {
                 let rows = Rows::new(x, self.inputs, panels.stride());
-                let (y, scaled) =
-                    (Output::new(y, panels.outputs()), self.scaled(&rows.places, ending, start));
+                let (y, scaled) = (Output::new(y, panels.outputs()), scaled(&rows.places));
                 panels.all().on_threads(y, |panels, y| panels.multiply(&rows.steps, y, &scaled));
             }
             Product::Prepacked(weights) => {
                 let rows = Rows::new(x, self.inputs, self.inputs);
-                let scaled = self.scaled(&rows.places, ending, start);
+                let scaled = scaled(&rows.places);
                 let sums = weights.multiply(&rows.steps, as_integers(y))?;
                 let rows = sums.chunks_exact_mut(self.scales.len()).enumerate();
                 simd::dispatch(
@@ -344,11 +343,6 @@ impl Packed {
             }
         }
         Ok(())
-    }
-
-    /// What becomes of the sums of rows, whose scales and zeros are `places`; they begin at `start` of the result.
-    fn scaled<'a>(&'a self, places: &'a [(f32, i32)], ending: &'a cpu::Ending, start: usize) -> Scaled<'a> {
-        Scaled { weight: self, ending, start, places }
     }
 }
 

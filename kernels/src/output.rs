@@ -27,7 +27,7 @@ impl<'a> Output<'a> {
     }
 
     /// The columns before `column`, and the others.
-    pub(crate) fn split(self, column: usize) -> [Self; 2] {
+    pub(crate) fn split_columns(self, column: usize) -> [Self; 2] {
         assert!(column <= self.columns);
         let start = self.start.wrapping_add(column);
         let others = Self { start, columns: self.columns - column, ..self };
@@ -44,7 +44,7 @@ impl<'a> Output<'a> {
 
     /// In parts of `count` columns, the last of what is left.
     pub(crate) fn in_columns(self, count: usize) -> impl Iterator<Item = Self> {
-        parts(self, move |rest| (rest.columns > count).then_some(count), Self::split)
+        parts(self, move |rest| (rest.columns > count).then_some(count), Self::split_columns)
     }
 
     /// In parts of `count` rows, the last of what is left.
@@ -143,7 +143,7 @@ mod tests {
     fn parts_are_those_of_a_matrix() {
         let mut values = Vec::new();
         append(&mut values, [3, 7], |y| {
-            let [left, right] = y.split(4);
+            let [left, right] = y.split_columns(4);
             for (first_row, part) in [0, 2].into_iter().zip(left.in_rows(2)) {
                 for (first, mut part) in (0..4).step_by(3).zip(part.in_columns(3)) {
                     for column in 0..part.columns() {

@@ -191,7 +191,7 @@ impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
         if parts < 2 || left >= panels {
             return multiply(self, y);
         }
-        let [y_left, y_right] = y.split(left * COLUMNS);
+        let [y_left, y_right] = y.split_columns(left * COLUMNS);
         let (groups, others) = self.groups.split_at(left * self.depth);
         let first = self.first + left * COLUMNS;
         rayon::join(

@@ -43,13 +43,15 @@ impl Linear {
 
     /// [`Linear::load_coarse`] of `weight` alone.
     pub fn load_coarse_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = Weight::coarse(inputs, outputs, &vb)?;
-        Ok(Self { weight, bias: Tensor::zeros(outputs, vb.dtype(), vb.device())? })
+        Self::without_bias(Weight::coarse(inputs, outputs, &vb)?, outputs, &vb)
     }
 
     /// [`Linear::load`] of `weight` alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = Weight::load(inputs, outputs, &vb)?;
+        Self::without_bias(Weight::load(inputs, outputs, &vb)?, outputs, &vb)
+    }
+
+    fn without_bias(weight: Weight, outputs: usize, vb: &VarBuilder) -> Result<Self> {
         Ok(Self { weight, bias: Tensor::zeros(outputs, vb.dtype(), vb.device())? })
     }
 
@@ -108,10 +110,10 @@ impl Weight {
     /// Floats, of fewer digits where `vb` says that they may have.
     fn coarse(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
         let weight = vb.get((outputs, inputs), "weight")?;
-        Ok(Self::Float(match vb.contains_tensor(BF16_MARK) {
-            true => FloatWeight::coarse(&weight)?,
-            false => FloatWeight::new(&weight)?,
-        }))
+        match vb.contains_tensor(BF16_MARK) {
+            true => Ok(Self::Float(FloatWeight::coarse(&weight)?)),
+            false => Self::float(&weight),
+        }
     }
 
     fn float(weight: &Tensor) -> Result<Self> {
