@@ -216,7 +216,28 @@ impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
         groups.enumerate().map(move |(i, panels)| (i * count, panels))
     }
 
-    /// Writes the outputs of some rows, of which `row` is the first, and a panel.
+    /// Writes the outputs of some rows, of which `row` is the first, and two panels, the second of which may not be there.
+    #[inline(always)]
+    fn put_pair<F: Finish>(
+        &self,
+        sums: &[[F::Sum; 2 * COLUMNS]],
+        [row, panel]: [usize; 2],
+        finish: &F,
+        y: &mut Output,
+    ) {
+        let (column, rows) = (panel * COLUMNS, row..row + sums.len());
+        if column + 2 * COLUMNS <= y.columns() {
+            let mut block = y.block::<{ 2 * COLUMNS }>(rows, column);
+            return finish.finish(sums, [row, self.first + column], |row, values| block.write(row, values));
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (sums, panel) in sums.as_chunks().0.iter().zip(panel..y.columns().div_ceil(COLUMNS)) {
+                self.put(std::slice::from_ref(sums), [row + i, panel], finish, y);
+            }
+        }
+    }
+
+    /// The same of one panel.
     #[inline(always)]
     fn put<F: Finish>(
         &self,

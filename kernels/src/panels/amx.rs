@@ -104,8 +104,8 @@ pub(super) fn multiply_bf16(
     multiply(panels, x, y, finish, [fetch_floats, multiply_floats]);
 }
 
-/// Sums of two times 16 rows with each of two panels.
-type Sums<S> = [[[[S; COLUMNS]; ROWS]; 2]; 2];
+/// Sums of two times 16 rows with two panels, one row after the other: what they become is written to both lines of a row at once.
+type Sums<S> = [[[S; 2 * COLUMNS]; ROWS]; 2];
 /// What finds them.
 type Tiles<T, X, S, const GROUP: usize> = fn([&[X]; 2], [&[[[T; GROUP]; COLUMNS]]; 2], &mut Sums<S>);
 
@@ -136,11 +136,9 @@ fn multiply<T: Sync, X, S: Copy + Default, const GROUP: usize>(
             let multiply_tiles = if i == 0 { fetch } else { multiply_tiles };
             for (p, pair) in resident.chunks(2 * depth).enumerate() {
                 multiply_tiles(halves, places(pair, depth), &mut sums);
-                let there = sums.iter().zip(counts).enumerate().filter(|(_, (_, count))| *count > 0);
+                let there = sums.iter().zip(counts).take(count.div_ceil(ROWS)).enumerate();
                 for (half, (sums, count)) in there {
-                    for (sums, panel) in sums.iter().zip(first + p * 2..).take(pair.len() / depth) {
-                        panels.put(&sums[..count], [(2 * i + half) * ROWS, panel], finish, y);
-                    }
+                    panels.put_pair(&sums[..count], [(2 * i + half) * ROWS, first + p * 2], finish, y);
                 }
             }
         }
@@ -195,10 +193,10 @@ macro_rules! multiply_tiles {
                     "add {right}, 1024",
                     "dec {count}",
                     "jnz 2b",
-                    "tilestored [{sums} + {line}*1], tmm0",
-                    "tilestored [{sums} + {line}*1 + 1024], tmm1",
-                    "tilestored [{sums} + {line}*1 + 2048], tmm2",
-                    "tilestored [{sums} + {line}*1 + 3072], tmm3",
+                    "tilestored [{sums} + {line}*2], tmm0",
+                    "tilestored [{sums} + {line}*2 + 64], tmm1",
+                    "tilestored [{sums} + {line}*2 + 2048], tmm2",
+                    "tilestored [{sums} + {line}*2 + 2112], tmm3",
                     upper = inout(reg) upper.as_ptr() => _,
                     lower = inout(reg) lower.as_ptr() => _,
                     left = inout(reg) left.as_ptr() => _,
