@@ -28,6 +28,11 @@ const RESIDENT: usize = 256 << 10;
 /// Groups by which weights are asked for before they are multiplied. They come from far: a model's do not fit a cache.
 const AHEAD: usize = 24;
 
+/// Bytes from a row to the next of which 16 rows have their values at a place in two sets of a core's first cache.
+const CROWDED: usize = 2048;
+/// Bytes by which such rows lie further apart: a line.
+const APART: usize = 64;
+
 /// Panels that all products take together without a rest.
 const TILE: usize = 4;
 /// Weights for which it is worthwhile to wake a thread.
@@ -172,7 +177,7 @@ impl<T: Copy + Default + Send + Sync, const GROUP: usize> Panels<T, GROUP> {
         self.outputs
     }
 
-    /// Values of a row of the other factor; those behind its inputs are zero.
+    /// Values from a row of the other factor to the next; those behind its inputs are zero.
     pub(crate) fn stride(&self) -> usize {
         self.all().stride()
     }
@@ -200,9 +205,12 @@ impl<'a, T: Sync, const GROUP: usize> Part<'a, T, GROUP> {
         );
     }
 
-    /// Values of a row of the other factor.
+    /// Values of a row of the other factor. Rows of 8 bits are written for the product, wherever it wants them; in f32 they are where
+    /// they are.
     fn stride(&self) -> usize {
-        self.depth * GROUP
+        let inputs = self.depth * GROUP;
+        let crowded = size_of::<T>() == 1 && inputs.is_multiple_of(CROWDED);
+        inputs + if crowded { APART } else { 0 }
     }
 
     /// Panels that stay in the cache together, a multiple of `tile` but for the last ones, and the first one's place with them.
@@ -468,6 +476,8 @@ mod tests {
             (4, 40, 16),
             (11, 2048, 20),
             (17, 65, 49),
+            (33, 64, 50),
+            (50, 2048, 80),
             (13, 2048, 150),
             (70, 560, 500),
         ];

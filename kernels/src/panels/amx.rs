@@ -55,7 +55,7 @@ fn permitted() -> bool {
     false
 }
 
-/// Sizes of the registers: sums of the first 16 rows with two panels, of the other rows with the same, rows twice, panels twice.
+/// Sizes of the registers: six of sums and rows, two of panels, which may be of 16 rows as well.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -65,12 +65,12 @@ struct Shapes {
 }
 
 impl Shapes {
-    /// For so many rows of each half.
-    fn new([upper, lower]: [usize; 2]) -> Self {
-        let [upper, lower, groups] = [upper, lower, GROUPS].map(|rows| rows as u8);
+    /// For blocks of so many rows.
+    fn new(rows: usize) -> Self {
         let mut shapes = Self { palette: 1, reserved: [0; 15], bytes: [0; 16], rows: [0; 16] };
         shapes.bytes[..8].fill(64);
-        shapes.rows[..8].copy_from_slice(&[upper, upper, lower, lower, upper, lower, groups, groups]);
+        shapes.rows[..6].fill(rows as u8);
+        shapes.rows[6..8].fill(GROUPS as u8);
         shapes
     }
 
@@ -90,7 +90,7 @@ pub(super) fn multiply_int8(
     y: &mut Output<'_>,
     finish: &impl Finish<Sum = i32>,
 ) {
-    multiply(panels, x, y, finish, [fetch_bytes, multiply_bytes]);
+    multiply(panels, x, y, finish, [FETCH_BYTES, MULTIPLY_BYTES]);
 }
 
 /// The same with bits of bf16. To be called where [`supported_bf16`].
@@ -101,13 +101,16 @@ pub(super) fn multiply_bf16(
     y: &mut Output<'_>,
     finish: &impl Finish<Sum = f32>,
 ) {
-    multiply(panels, x, y, finish, [fetch_floats, multiply_floats]);
+    multiply(panels, x, y, finish, [FETCH_FLOATS, MULTIPLY_FLOATS]);
 }
 
-/// Sums of two times 16 rows with two panels, one row after the other: what they become is written to both lines of a row at once.
-type Sums<S> = [[[S; 2 * COLUMNS]; ROWS]; 2];
-/// What finds them.
-type Tiles<T, X, S, const GROUP: usize> = fn([&[X]; 2], [&[[[T; GROUP]; COLUMNS]]; 2], &mut Sums<S>);
+/// Blocks of rows that go through two panels together, at most.
+const TOGETHER: usize = 3;
+/// Sums of such blocks with two panels, one row after the other: what they become is written to both lines of a row at once.
+type Sums<S> = [[[S; 2 * COLUMNS]; ROWS]; TOGETHER];
+/// What finds those of one, two or three blocks, whose rows are so many values apart.
+type Tiles<T, X, S, const GROUP: usize> =
+    [fn([&[X]; TOGETHER], usize, [&[[[T; GROUP]; COLUMNS]]; 2], &mut Sums<S>); TOGETHER];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
@@ -117,34 +120,40 @@ fn multiply<T: Sync, X, S: Copy + Default, const GROUP: usize>(
     x: &[X],
     y: &mut Output<'_>,
     finish: &impl Finish<Sum = S>,
-    [fetch, multiply_tiles]: [Tiles<T, X, S, GROUP>; 2],
+    [fetch, multiply]: [Tiles<T, X, S, GROUP>; 2],
 ) {
     let (stride, depth) = (panels.stride(), panels.depth);
-    let (mut sums, mut shaped) = (Sums::default(), [0; 2]);
+    let count = x.len() / stride;
+    // Fewer rows take as long as a block, so the last block begins with rows of the one before.
+    let block = count.clamp(1, ROWS);
+    let start = |row: usize| row.min(count - block);
+    Shapes::new(block).set();
+    let mut sums = Sums::default();
     for (first, resident) in panels.resident(2) {
-        for (i, rows) in x.chunks(2 * ROWS * stride).enumerate() {
-            let count = rows.len() / stride;
-            let counts = [count.min(ROWS), count.saturating_sub(ROWS)];
-            // Which takes as long as a step or more.
-            if counts != shaped {
-                // Where there is no other half, the last row is multiplied again.
-                Shapes::new([counts[0], counts[1].max(1)]).set();
-                shaped = counts;
-            }
-            let halves = [rows, &rows[(count - 1).min(ROWS) * stride..]];
+        let mut row = 0;
+        while row < count {
+            let blocks = together((count - row).div_ceil(ROWS));
+            let rows = std::array::from_fn(|i| &x[start(row + i * ROWS) * stride..][..block * stride]);
             // The first rows fetch the panels, which then are there for the others.
-            let multiply_tiles = if i == 0 { fetch } else { multiply_tiles };
+            let multiply_tiles = if row == 0 { fetch } else { multiply }[blocks - 1];
             for (p, pair) in resident.chunks(2 * depth).enumerate() {
-                multiply_tiles(halves, places(pair, depth), &mut sums);
-                let there = sums.iter().zip(counts).take(count.div_ceil(ROWS)).enumerate();
-                for (half, (sums, count)) in there {
-                    panels.put_pair(&sums[..count], [(2 * i + half) * ROWS, first + p * 2], finish, y);
+                multiply_tiles(rows, stride, places(pair, depth), &mut sums);
+                for (sums, row) in sums.iter().zip((row..).step_by(ROWS)).take(blocks) {
+                    let sums = &sums[row - start(row)..block];
+                    panels.put_pair(sums, [row, first + p * 2], finish, y);
                 }
             }
+            row += blocks * ROWS;
         }
     }
     // SAFETY: sums have been stored; the registers are free again, so that threads that do other work change faster.
     unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) }
+}
+
+/// Of so many blocks of rows those that go through two panels together: two, and the last three of an odd number, since one alone
+/// waits for panels.
+fn together(blocks: usize) -> usize {
+    if blocks <= TOGETHER { blocks } else { 2 }
 }
 
 /// Lets the second-level cache fetch what the next two panels have at this place. The lines of a step lie at the offsets given.
@@ -159,50 +168,58 @@ macro_rules! do_not_ask {
     };
 }
 
-/// A function of two times 16 rows, as many of them as [`Shapes`] says, and two panels, which writes their sums.
+/// What a step of 64 bytes of inputs is made of: rows or a panel into a register, sums of two of these, and asking for a panel.
+macro_rules! part {
+    ($instruction:literal, $ask:ident, rows $rows:literal $to:literal) => {
+        concat!("tileloadd tmm", $to, ", [{", $rows, "} + {stride}*1]")
+    };
+    ($instruction:literal, $ask:ident, panel $panel:literal $to:literal) => {
+        concat!("tileloadd tmm", $to, ", [{", $panel, "} + {line}*1]")
+    };
+    ($instruction:literal, $ask:ident, sums $sums:literal $rows:literal $panel:literal) => {
+        concat!($instruction, " tmm", $sums, ", tmm", $rows, ", tmm", $panel)
+    };
+    ($instruction:literal, $ask:ident, ask $panel:literal) => {
+        $ask!($panel, 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960)
+    };
+}
+
+/// A function of blocks of as many rows as [`Shapes`] says, and two panels, which writes their sums. What a step is made of, and where
+/// which register is written.
 macro_rules! multiply_tiles {
-    ($name:ident, $ask:ident, $instruction:literal, $input:ty, $group:ty, $sum:ty) => {
+    (
+        $name:ident, $ask:ident, $instruction:literal, [$input:ty, $group:ty, $sum:ty],
+        [$($part:ident $($of:literal)*),*], [$($sums:literal $place:literal),*]
+    ) => {
         #[allow(unsafe_code)]
         fn $name(
-            [upper, lower]: [&[$input]; 2],
+            [upper, middle, lower]: [&[$input]; TOGETHER],
+            stride: usize,
             [left, right]: [&[[$group; COLUMNS]]; 2],
             sums: &mut Sums<$sum>,
         ) {
-            // SAFETY: panels are whole numbers of `GROUPS` long, and rows as long as panels; so each load reads what `Shapes`
-            // says, inside of them. The stores fill `sums` or less of it. No register is named that is not an output.
+            // SAFETY: panels are whole numbers of `GROUPS` long, and rows, of `stride` values, as long as panels; so each load reads
+            // what `Shapes` says, inside of them. The stores fill `sums` or less of it. No register is named that is not an output.
             unsafe {
                 asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
+                    $(concat!("tilezero tmm", $sums),)*
                     "2:",
-                    "tileloadd tmm4, [{upper} + {stride}*1]",
-                    "tileloadd tmm6, [{left} + {line}*1]",
-                    "tileloadd tmm7, [{right} + {line}*1]",
-                    concat!($instruction, " tmm0, tmm4, tmm6"),
-                    $ask!("left", 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960),
-                    "tileloadd tmm5, [{lower} + {stride}*1]",
-                    concat!($instruction, " tmm1, tmm4, tmm7"),
-                    $ask!("right", 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960),
-                    concat!($instruction, " tmm2, tmm5, tmm6"),
-                    concat!($instruction, " tmm3, tmm5, tmm7"),
+                    $(part!($instruction, $ask, $part $($of)*),)*
                     "add {upper}, 64",
+                    "add {middle}, 64",
                     "add {lower}, 64",
                     "add {left}, 1024",
                     "add {right}, 1024",
                     "dec {count}",
                     "jnz 2b",
-                    "tilestored [{sums} + {line}*2], tmm0",
-                    "tilestored [{sums} + {line}*2 + 64], tmm1",
-                    "tilestored [{sums} + {line}*2 + 2048], tmm2",
-                    "tilestored [{sums} + {line}*2 + 2112], tmm3",
+                    $(concat!("tilestored [{sums} + {line}*2 + ", $place, "], tmm", $sums),)*
                     upper = inout(reg) upper.as_ptr() => _,
+                    middle = inout(reg) middle.as_ptr() => _,
                     lower = inout(reg) lower.as_ptr() => _,
                     left = inout(reg) left.as_ptr() => _,
                     right = inout(reg) right.as_ptr() => _,
                     count = inout(reg) left.len() / GROUPS => _,
-                    stride = in(reg) left.len() * size_of::<$group>(),
+                    stride = in(reg) stride * size_of::<$input>(),
                     ahead = in(reg) 2 * size_of_val(left),
                     line = in(reg) 64usize,
                     sums = in(reg) sums.as_mut_ptr(),
@@ -215,7 +232,38 @@ macro_rules! multiply_tiles {
     };
 }
 
-multiply_tiles!(fetch_bytes, ask_for, "tdpbusd", u8, [i8; 4], i32);
-multiply_tiles!(multiply_bytes, do_not_ask, "tdpbusd", u8, [i8; 4], i32);
-multiply_tiles!(fetch_floats, ask_for, "tdpbf16ps", u16, [u16; 2], f32);
-multiply_tiles!(multiply_floats, do_not_ask, "tdpbf16ps", u16, [u16; 2], f32);
+/// [`Tiles`] of an instruction. Registers of two blocks and two panels are loaded once; for three there are not as many, and what is
+/// loaded again is still in the first cache.
+macro_rules! tiles {
+    ($ask:ident, $instruction:literal, $types:tt) => {{
+        multiply_tiles!(
+            one, $ask, $instruction, $types,
+            [
+                rows "upper" 4, panel "left" 6, panel "right" 7, sums 0 4 6, ask "left", sums 1 4 7, ask "right"
+            ],
+            [0 0, 1 64]
+        );
+        multiply_tiles!(
+            two, $ask, $instruction, $types,
+            [
+                rows "upper" 4, panel "left" 6, panel "right" 7, sums 0 4 6, ask "left",
+                rows "middle" 5, sums 1 4 7, ask "right", sums 2 5 6, sums 3 5 7
+            ],
+            [0 0, 1 64, 2 2048, 3 2112]
+        );
+        multiply_tiles!(
+            three, $ask, $instruction, $types,
+            [
+                panel "left" 7, rows "upper" 6, sums 0 6 7, ask "left", rows "middle" 6, sums 2 6 7, rows "lower" 6, sums 4 6 7,
+                panel "right" 7, sums 5 6 7, ask "right", rows "middle" 6, sums 3 6 7, rows "upper" 6, sums 1 6 7
+            ],
+            [0 0, 1 64, 2 2048, 3 2112, 4 4096, 5 4160]
+        );
+        [one, two, three]
+    }};
+}
+
+const FETCH_BYTES: Tiles<i8, u8, i32, 4> = tiles!(ask_for, "tdpbusd", [u8, [i8; 4], i32]);
+const MULTIPLY_BYTES: Tiles<i8, u8, i32, 4> = tiles!(do_not_ask, "tdpbusd", [u8, [i8; 4], i32]);
+const FETCH_FLOATS: Tiles<u16, u16, f32, 2> = tiles!(ask_for, "tdpbf16ps", [u16, [u16; 2], f32]);
+const MULTIPLY_FLOATS: Tiles<u16, u16, f32, 2> = tiles!(do_not_ask, "tdpbf16ps", [u16, [u16; 2], f32]);

@@ -75,8 +75,8 @@ macro_rules! rows_through_panels {
                 let count = rows.len() / stride;
                 for (p, together) in resident.chunks(PANELS * depth).enumerate() {
                     match count {
-                        $(..=$fewer => $tile::<$fewer>(rows, together, depth, &mut sums),)*
-                        _ => $tile::<ROWS>(rows, together, depth, &mut sums),
+                        $(..=$fewer => $tile::<$fewer>(rows, together, [stride, depth], &mut sums),)*
+                        _ => $tile::<ROWS>(rows, together, [stride, depth], &mut sums),
                     }
                     for (sums, panel) in sums.iter().zip(first + p * PANELS..).take(together.len() / depth) {
                         $panels.put(&sums[..count], [i * ROWS, panel], $finish, $y);
@@ -114,10 +114,10 @@ pub(super) fn multiply_float(
 fn int8_tile<const N: usize>(
     rows: &[u8],
     panels: &[[[i8; 4]; COLUMNS]],
-    depth: usize,
+    [stride, depth]: [usize; 2],
     numbers: &mut [[[i32; COLUMNS]; ROWS]; PANELS],
 ) {
-    let rows: [_; N] = places(rows, depth * 4);
+    let rows: [_; N] = places(rows, stride);
     let panels: [_; PANELS] = places(panels, depth);
     let mut sums = [[_mm512_setzero_si512(); N]; PANELS];
     for i in 0..depth {
@@ -149,10 +149,10 @@ fn int8_tile<const N: usize>(
 fn float_tile<const N: usize>(
     rows: &[f32],
     panels: &[[[f32; 1]; COLUMNS]],
-    depth: usize,
+    [stride, depth]: [usize; 2],
     numbers: &mut [[[f32; COLUMNS]; ROWS]; PANELS],
 ) {
-    let rows: [_; N] = places(rows, depth);
+    let rows: [_; N] = places(rows, stride);
     let panels: [_; PANELS] = places(panels, depth);
     let mut sums = [[_mm512_setzero_ps(); N]; PANELS];
     for i in 0..depth {
