@@ -46,8 +46,14 @@ fn launched(work: impl FnOnce()) -> Vec<(&'static str, u64)> {
 fn gpu_models_run_on_the_kernels() {
     let sound = read_all(&clip("short_00_demo"), 16_000, None).unwrap();
     for (name, kernels) in [
-        ("demo", &["attention", "best", "cif_sums", "fsmn_memory", "layer_norm", "linear_ending"][..]),
-        ("demo-sensevoice", &["attention", "best", "fsmn_memory", "layer_norm", "linear_ending"]),
+        (
+            "demo",
+            &["attention", "best", "cif_sums", "fsmn_memory", "layer_norm", "linear_ending", "linear_norm"][..],
+        ),
+        (
+            "demo-sensevoice",
+            &["attention", "best", "fsmn_memory", "layer_norm", "linear_ending", "linear_norm"],
+        ),
     ] {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
             let expected = texts(&recognizer(name, &Compute::cpu()), &[&sound]);

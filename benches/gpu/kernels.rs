@@ -17,7 +17,7 @@ use clap::Parser;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_kernels::{
     Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, Join, JoinRows, LayerNorm,
-    Lengths, Linear, Lstm, Visible,
+    Lengths, Linear, Lstm, Norm, Visible,
 };
 
 /// LFR frames of 20 s, and tokens.
@@ -121,6 +121,16 @@ impl Bench {
         let linear = Linear { activation: Activation::Relu, addends: &[] };
         self.row("linear, 512 to 2048, ReLU", &Work::Products(rows * D * FF), &|| {
             linear.forward(&frames, &wide, &wide_bias)
+        })?;
+
+        // The end of a layer: beside the product, a residual is read, and sums and their norm are written.
+        let narrow = FloatWeight::new(&self.random(&[D, D])?)?;
+        let residual = [&frames];
+        let linear = Linear { activation: Activation::Identity, addends: &residual };
+        let norm = Norm { op: norm, weight: &weight, bias: &bias };
+        self.row("linear, 512 to 512, residual, norm", &Work::Products(rows * D * D), &|| {
+            let [y, _] = linear.forward_norm(&frames, &narrow, &bias, &norm)?;
+            Ok(y)
         })?;
 
         // As many tokens as fire in 20 s, each after as many frames.

@@ -28,7 +28,7 @@ pub use device::{memory_in_use, open_cuda, peak_memory};
 pub(crate) use fsmn_memory::fsmn_memory;
 pub(crate) use join_rows::join_rows;
 pub(crate) use layer_norm::layer_norm;
-pub(crate) use linear_ending::linear_ending;
+pub(crate) use linear_ending::{linear_ending, linear_norm};
 pub(crate) use lstm::lstm;
 pub use uploads::Uploads;
 
@@ -54,12 +54,22 @@ static FSMN_MEMORY: Kernel = Kernel::new("fsmn_memory", ptx::FSMN_MEMORY);
 static JOIN_ROWS: Kernel = Kernel::new("join_rows", ptx::JOIN_ROWS);
 static LAYER_NORM: Kernel = Kernel::new("layer_norm", ptx::LAYER_NORM);
 static LINEAR_ENDING: Kernel = Kernel::new("linear_ending", ptx::LINEAR_ENDING);
+static LINEAR_NORM: Kernel = Kernel::new("linear_norm", ptx::LINEAR_NORM);
 static LSTM_STEP: Kernel = Kernel::new("lstm_step", ptx::LSTM_STEP);
 
 /// How often each kernel was launched by this process: tests read here that a model ran on them. Nothing else does.
 pub fn launches() -> Vec<(&'static str, u64)> {
-    let kernels =
-        [&ATTENTION, &BEST, &CIF_SUMS, &FSMN_MEMORY, &JOIN_ROWS, &LAYER_NORM, &LINEAR_ENDING, &LSTM_STEP];
+    let kernels = [
+        &ATTENTION,
+        &BEST,
+        &CIF_SUMS,
+        &FSMN_MEMORY,
+        &JOIN_ROWS,
+        &LAYER_NORM,
+        &LINEAR_ENDING,
+        &LINEAR_NORM,
+        &LSTM_STEP,
+    ];
     kernels.map(|kernel| (kernel.name, kernel.launches.load(Ordering::Relaxed))).to_vec()
 }
 
@@ -137,6 +147,21 @@ fn config(grid: [usize; 3], threads: usize) -> Result<LaunchConfig> {
         bail!("cuda: a grid of {grid:?} blocks is too large");
     }
     Ok(LaunchConfig { grid_dim: (x, y, z), block_dim: (threads as u32, 1, 1), shared_mem_bytes: 0 })
+}
+
+/// How many values a thread takes at once, and what functions that do are called.
+struct Pack {
+    values: usize,
+    variant: &'static str,
+}
+
+/// 16 bytes if rows of these widths begin at multiples of them, and arguments at these offsets; one value otherwise.
+fn packed<T>(mut offsets_and_widths: impl Iterator<Item = usize>) -> Pack {
+    let values = 16 / size_of::<T>();
+    match offsets_and_widths.all(|place| place.is_multiple_of(values)) {
+        true => Pack { values, variant: "_packed" },
+        false => Pack { values: 1, variant: "" },
+    }
 }
 
 /// Sizes as the kernels take them.

@@ -39,7 +39,7 @@ pub use fsmn_memory::FsmnMemory;
 pub use join_rows::{Join, JoinRows};
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
-pub use linear::{Activation, FloatWeight, Linear, multiplies_bf16};
+pub use linear::{Activation, FloatWeight, Linear, Norm, multiplies_bf16};
 pub use linear_int8::{Int8Weight, LinearInt8, Rounded};
 pub use lstm::Lstm;
 pub use softmax::Softmax;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Result, Shape, Tensor, bail};
+#[cfg(any(feature = "cuda", target_arch = "x86_64"))]
+use candle_core::CustomOp2;
 #[cfg(target_arch = "x86_64")]
-use candle_core::{CustomOp2, Storage};
+use candle_core::Storage;
+use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 
-use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(target_arch = "x86_64")]
@@ -19,6 +20,7 @@ use crate::output::Output;
 use crate::panels::{self, Bf16Panels, Finish, FloatPanels, round_bf16};
 #[cfg(target_arch = "x86_64")]
 use crate::room::lines;
+use crate::{LayerNorm, cpu};
 
 /// What is applied to the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,17 @@ pub struct Linear<'a> {
     pub activation: Activation,
     /// Added before the activation; contiguous, of the shape of the result.
     pub addends: &'a [&'a Tensor],
+}
+
+/// A layer norm with its scale and shift `[D]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// The norm itself.
+    pub op: LayerNorm,
+    /// Scale.
+    pub weight: &'a Tensor,
+    /// Shift.
+    pub bias: &'a Tensor,
 }
 
 /// The weight of a linear layer, laid out for the product on its device. Clones share it.
@@ -120,26 +133,57 @@ impl FloatWeight {
             Layout::Panels(_, dims) => *dims,
         }
     }
+
+    /// Fails unless input and bias are as wide as the weight.
+    fn check_fit(&self, x: &Tensor, bias: &Tensor) -> Result<()> {
+        let (inputs, outputs) = self.dims();
+        if x.dims().last() != Some(&inputs) || bias.dims() != [outputs] {
+            let (weight, bias) = ([inputs, outputs], bias.shape());
+            bail!("linear: input {:?}, weight {weight:?} and bias {bias:?} do not fit", x.shape());
+        }
+        Ok(())
+    }
 }
 
 impl Linear<'_> {
     /// `x [.., in]`, `bias [out]` -> `[.., out]`.
     pub fn forward(&self, x: &Tensor, weight: &FloatWeight, bias: &Tensor) -> Result<Tensor> {
-        let (inputs, outputs) = weight.dims();
-        if x.dims().last() != Some(&inputs) || bias.dims() != [outputs] {
-            let (weight, bias) = ([inputs, outputs], bias.shape());
-            bail!("linear: input {:?}, weight {weight:?} and bias {bias:?} do not fit", x.shape());
-        }
+        weight.check_fit(x, bias)?;
         match &weight.0 {
             Layout::Turned(weight) if !cpu::is_fast(x) => self.plain(x, weight, bias),
             Layout::Turned(weight) if x.device().is_cuda() => self.multiply_and_end(x, weight, bias),
             // Bias and addends are written first and the product accumulates on them: the output is passed over once.
             Layout::Turned(weight) => x.contiguous()?.apply_op3_no_bwd(weight, bias, self),
             #[cfg(target_arch = "x86_64")]
-            Layout::Panels(panels, _) => {
+            Layout::Panels(panels, (inputs, _)) => {
+                let inputs = *inputs;
                 x.contiguous()?.apply_op2_no_bwd(bias, &PanelLinear { op: self, panels, inputs })
             }
         }
+    }
+
+    /// [`Linear::forward`] and the norm of its result, which a GPU takes in the same pass: `[.., out]` both.
+    pub fn forward_norm(
+        &self,
+        x: &Tensor,
+        weight: &FloatWeight,
+        bias: &Tensor,
+        norm: &Norm,
+    ) -> Result<[Tensor; 2]> {
+        #[cfg(feature = "cuda")]
+        if let (Layout::Turned(turned), true) = (&weight.0, x.device().is_cuda() && cpu::is_fast(x)) {
+            weight.check_fit(x, bias)?;
+            let both = multiply(x, turned)?.apply_op2_no_bwd(bias, &Normed { op: self, norm })?;
+            return Ok([both.get(0)?, both.get(1)?]);
+        }
+        let y = self.forward(x, weight, bias)?;
+        let normed = norm.forward(&y)?;
+        Ok([y, normed])
+    }
+
+    /// Whether negative results become zero.
+    pub(crate) fn relu(&self) -> bool {
+        self.activation == Activation::Relu
     }
 
     /// The definition, in plain candle operations, with `weight [out, in]`.
@@ -182,6 +226,13 @@ impl Linear<'_> {
     }
 }
 
+impl Norm<'_> {
+    /// `[.., D]` -> `[.., D]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.op.forward(x, self.weight, self.bias)
+    }
+}
+
 /// `x [.., in]`, `weight [in, out]` -> `[.., out]`.
 fn multiply(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (inputs, outputs) = weight.dims2()?;
@@ -213,8 +264,42 @@ impl InplaceOp2 for Linear<'_> {
         bias: &CudaStorage,
         bias_layout: &candle_core::Layout,
     ) -> Result<()> {
-        let relu = self.activation == Activation::Relu;
-        cuda::linear_ending(self.addends, relu, (y, y_layout), (bias, bias_layout))
+        cuda::linear_ending(self, (y, y_layout), (bias, bias_layout))
+    }
+}
+
+/// What follows the product, and a norm of that.
+#[cfg(feature = "cuda")]
+struct Normed<'a> {
+    op: &'a Linear<'a>,
+    norm: &'a Norm<'a>,
+}
+
+#[cfg(feature = "cuda")]
+impl CustomOp2 for Normed<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    /// The fast versions on the CPU are two ops: what the norm reads is in the cache.
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &candle_core::Layout,
+        _: &CpuStorage,
+        _: &candle_core::Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        bail!("linear: the ending alone is for GPUs")
+    }
+
+    fn cuda_fwd(
+        &self,
+        products: &CudaStorage,
+        products_layout: &candle_core::Layout,
+        bias: &CudaStorage,
+        bias_layout: &candle_core::Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::linear_norm(self.op, self.norm, (products, products_layout), (bias, bias_layout))
     }
 }
 
@@ -239,7 +324,7 @@ impl CustomOp3 for Linear<'_> {
         let weight = cpu::contiguous("linear", weight, weight_layout)?;
         let mut y = self.start(cpu::contiguous("linear", bias, bias_layout)?, &shape)?;
         accumulate_product(x, weight, &mut y, [rows, inputs, outputs]);
-        if self.activation == Activation::Relu {
+        if self.relu() {
             y.iter_mut().for_each(|v| *v = v.max(0.0));
         }
         Ok((CpuStorage::F32(y), shape))
@@ -273,7 +358,7 @@ impl CustomOp2 for PanelLinear<'_> {
         let x = cpu::contiguous("linear", x, x_layout)?;
         let held: Vec<_> = self.op.addends.iter().map(|addend| addend.storage_and_layout()).collect();
         let addends = held.iter().map(|(storage, layout)| cpu::addend("linear", storage, layout, &shape));
-        let (addends, relu) = (addends.collect::<Result<_>>()?, self.op.activation == Activation::Relu);
+        let (addends, relu) = (addends.collect::<Result<_>>()?, self.op.relu());
         let ending = cpu::Ending { bias, addends, relu };
         let y = cpu::by_blocks(x, [inputs, outputs], panels::ROWS, |x, y, start| {
             let (y, ended) = (Output::new(y, outputs), Ended { ending: &ending, start });

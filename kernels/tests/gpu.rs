@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use funasr_kernels::{
     Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, LayerNorm, Lengths, Linear, Lstm,
-    Uploads, Visible, launches, open_cuda,
+    Norm, Uploads, Visible, launches, open_cuda,
 };
 
 use crate::cif_sums::{Track, most};
@@ -150,32 +150,87 @@ fn layer_norm_of_near_constant_rows() {
     assert_near("rows", &y, &tensor(&expected, &[2, 256]), 1e-5);
 }
 
+/// A linear layer of random widths, with up to two addends, and its norm.
+struct Layer {
+    x: Both,
+    weight: Both,
+    /// Bias, and scale and shift of the norm.
+    vectors: [Both; 3],
+    addends: Vec<Both>,
+}
+
+impl Layer {
+    fn random(round: u64, (dtype, gpu): Format) -> Self {
+        let mut random = Random(round);
+        let [time, inputs] = [random.within(1, 9), random.within(1, 40)];
+        // Widths that 16 bytes divide, and others.
+        let outputs = if random.flag() { 8 * random.within(1, 9) } else { random.within(1, 70) };
+        let mut both = |dims: &[usize]| Both::new(&random.tensor(dims), dtype, gpu);
+        Self {
+            x: both(&[2, time, inputs]),
+            weight: both(&[outputs, inputs]),
+            vectors: [0; 3].map(|_| both(&[outputs])),
+            addends: (0..round % 3).map(|_| both(&[2, time, outputs])).collect(),
+        }
+    }
+
+    /// What is added, on the CPU and on the GPU.
+    fn addends(&self) -> [Vec<&Tensor>; 2] {
+        [self.addends.iter().map(|x| &x.cpu).collect(), self.addends.iter().map(|x| &x.gpu).collect()]
+    }
+
+    /// The weight, turned round where it lies; on the CPU, so that the product is all that runs elsewhere.
+    fn laid_out(&self, (dtype, gpu): Format) -> FloatWeight {
+        let turned = Both::new(&self.weight.cpu.t().unwrap(), dtype, gpu).gpu.t().unwrap();
+        FloatWeight::new(&turned).unwrap()
+    }
+
+    fn case(&self, what: &str) -> String {
+        format!(
+            "{what}, {} addends, {:?} of {:?}",
+            self.addends.len(),
+            self.weight.cpu.dims(),
+            self.x.cpu.dims()
+        )
+    }
+}
+
 #[test]
 fn linear() {
     in_every_format("linear_ending", |dtype, tolerance, gpu| {
         for round in 0..ROUNDS {
-            let mut random = Random(round);
-            let [time, inputs] = [random.within(1, 9), random.within(1, 40)];
-            // Widths that 16 bytes divide, and others.
-            let outputs = if random.flag() { 8 * random.within(1, 9) } else { random.within(1, 70) };
-            let x = Both::new(&random.tensor(&[2, time, inputs]), dtype, gpu);
-            let weight = Both::new(&random.tensor(&[outputs, inputs]), dtype, gpu);
-            let bias = Both::new(&random.tensor(&[outputs]), dtype, gpu);
-            let count = round as usize % 3;
-            let addends: Vec<Both> =
-                (0..count).map(|_| Both::new(&random.tensor(&[2, time, outputs]), dtype, gpu)).collect();
-            let [cpu, on_gpu]: [Vec<&Tensor>; 2] =
-                [addends.iter().map(|x| &x.cpu).collect(), addends.iter().map(|x| &x.gpu).collect()];
+            let layer = Layer::random(round, (dtype, gpu));
+            let ([bias, ..], [cpu, on_gpu]) = (&layer.vectors, layer.addends());
             for activation in [Activation::Identity, Activation::Relu] {
-                let expected =
-                    Linear { activation, addends: &cpu }.reference(&x.cpu, &weight.cpu, &bias.cpu).unwrap();
-                // The weight is turned round where it lies; on the CPU, so that the product is all that runs elsewhere.
-                let laid_out = Both::new(&weight.cpu.t().unwrap(), dtype, gpu).gpu.t().unwrap();
-                let laid_out = FloatWeight::new(&laid_out).unwrap();
-                let y =
-                    Linear { activation, addends: &on_gpu }.forward(&x.gpu, &laid_out, &bias.gpu).unwrap();
-                let case = format!("{dtype:?}, {activation:?}, {count} addends, {inputs} -> {outputs}");
+                let op = Linear { activation, addends: &cpu };
+                let expected = op.reference(&layer.x.cpu, &layer.weight.cpu, &bias.cpu).unwrap();
+                let op = Linear { activation, addends: &on_gpu };
+                let y = op.forward(&layer.x.gpu, &layer.laid_out((dtype, gpu)), &bias.gpu).unwrap();
+                assert_near(&layer.case(&format!("{dtype:?}, {activation:?}")), &y, &expected, tolerance);
+            }
+        }
+    });
+}
+
+#[test]
+fn linear_norm() {
+    in_every_format("linear_norm", |dtype, tolerance, gpu| {
+        for round in 0..ROUNDS {
+            let layer = Layer::random(round, (dtype, gpu));
+            let ([bias, scale, shift], [cpu, on_gpu]) = (&layer.vectors, layer.addends());
+            for activation in [Activation::Identity, Activation::Relu] {
+                let case = layer.case(&format!("{dtype:?}, {activation:?}"));
+                let op = Linear { activation, addends: &cpu };
+                let expected = op.reference(&layer.x.cpu, &layer.weight.cpu, &bias.cpu).unwrap();
+                let norm = Norm { op: LayerNorm { eps: 1e-5 }, weight: &scale.gpu, bias: &shift.gpu };
+                let op = Linear { activation, addends: &on_gpu };
+                let laid_out = layer.laid_out((dtype, gpu));
+                let [y, normed] = op.forward_norm(&layer.x.gpu, &laid_out, &bias.gpu, &norm).unwrap();
                 assert_near(&case, &y, &expected, tolerance);
+                // The norm is that of what was rounded: a norm of few values that are nearly equal would tell roundings apart.
+                let rounded = y.to_device(&Device::Cpu).and_then(|y| y.to_dtype(DType::F32)).unwrap();
+                let expected = norm.op.reference(&rounded, &scale.cpu, &shift.cpu).unwrap();
+                assert_near(&format!("{case}, norm"), &normed, &expected, tolerance);
             }
         }
     });

@@ -1,5 +1,5 @@
 use candle_core::{DType, Result, Tensor};
-use funasr_kernels::{Activation, FloatWeight, Linear};
+use funasr_kernels::{Activation, FloatWeight, LayerNorm, Linear, Norm};
 
 use crate::{ROUNDS, Random, assert_close, assert_refused, edges, tensor, values};
 
@@ -64,6 +64,21 @@ fn edges_equal_reference() {
         let fast = forward(&op, &x, &weight, &bias).unwrap();
         assert_close(&format!("x {:?}", x.dims()), &fast, &op.reference(&x, &weight, &bias).unwrap());
     }
+}
+
+#[test]
+fn a_norm_is_that_of_the_result() {
+    let mut random = Random(7);
+    let x = random.rows(2, 9, 17);
+    let [weight, bias] = [random.tensor(&[19, 17]), random.tensor(&[19])];
+    let [scale, shift] = [0, 1].map(|_| random.tensor(&[19]));
+    let addend = random.tensor(&[2, 9, 19]);
+    let norm = Norm { op: LayerNorm { eps: 1e-5 }, weight: &scale, bias: &shift };
+    let op = Linear { addends: &[&addend], ..RELU };
+    let [y, normed] = op.forward_norm(&x, &FloatWeight::new(&weight).unwrap(), &bias, &norm).unwrap();
+    let expected = op.reference(&x, &weight, &bias).unwrap();
+    assert_close("sums", &y, &expected);
+    assert_close("norm", &normed, &norm.op.reference(&expected, &scale, &shift).unwrap());
 }
 
 #[test]

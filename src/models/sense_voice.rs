@@ -169,11 +169,8 @@ impl Encoder {
 
     /// `[B, T, in]` -> `[B, T, D]`; padded frames hold no meaning.
     pub fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-        let mut x = self.encoder.forward(x, lengths)?;
-        for layer in &self.tp_encoders {
-            x = layer.forward(&x, lengths)?;
-        }
-        self.tp_norm.forward(&x)
+        let x = self.encoder.forward(x, lengths)?;
+        EncoderLayer::forward_all(&self.tp_encoders, &self.tp_norm, &x, lengths)
     }
 }
 

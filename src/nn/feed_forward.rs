@@ -23,6 +23,11 @@ impl FeedForward {
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.w_2.forward_add(&self.w_1.forward_relu(x)?, &[residual])
     }
+
+    /// The same and the norm of that sum.
+    pub fn forward_add_norm(&self, x: &Tensor, residual: &Tensor, norm: &LayerNorm) -> Result<[Tensor; 2]> {
+        self.w_2.forward_add_norm(&self.w_1.forward_relu(x)?, &[residual], norm)
+    }
 }
 
 /// Decoder feed-forward: `w_2(norm(relu(w_1(x))))`, a norm inside and no bias at the end
@@ -46,6 +51,13 @@ impl DecoderFeedForward {
 
     /// `[B, L, D]` -> `[B, L, D]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.w_2.forward(&self.norm.forward(&self.w_1.forward_relu(x)?)?)
+        self.w_2.forward(&self.w_1.forward_relu_norm(x, &self.norm)?)
+    }
+
+    /// The norm of that.
+    pub fn forward_norm(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        let [_, normed] =
+            self.w_2.forward_add_norm(&self.w_1.forward_relu_norm(x, &self.norm)?, &[], norm)?;
+        Ok(normed)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use funasr_kernels::LayerNorm as LayerNormOp;
+use funasr_kernels::{LayerNorm as LayerNormOp, Norm};
 
 /// Layer norm over the last dimension, with tensors `weight [D]` and `bias [D]`.
 #[derive(Debug, Clone)]
@@ -24,6 +24,11 @@ impl LayerNorm {
 
     /// `[.., D]` -> `[.., D]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.op.forward(x, &self.weight, &self.bias)
+        self.as_norm().forward(x)
+    }
+
+    /// As ops take it.
+    pub(super) fn as_norm(&self) -> Norm<'_> {
+        Norm { op: self.op, weight: &self.weight, bias: &self.bias }
     }
 }

@@ -6,6 +6,7 @@ use funasr_kernels::{
     Activation, FloatWeight, Int8Weight, Linear as LinearOp, LinearInt8 as LinearInt8Op, Rounded,
 };
 
+use super::LayerNorm;
 use crate::device::{BF16_MARK, INT8_MARK, STORED_SCALE};
 
 /// `x W^T + b`, with tensors `weight [out, in]` and `bias [out]`.
@@ -78,6 +79,33 @@ impl Linear {
     /// [`Linear::forward`], then `max(., 0)`.
     pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, Activation::Relu, &[])
+    }
+
+    /// [`Linear::forward_add`] and the norm of that: `[.., out]` both.
+    pub fn forward_add_norm(&self, x: &Tensor, addends: &[&Tensor], norm: &LayerNorm) -> Result<[Tensor; 2]> {
+        self.run_norm(x, Activation::Identity, addends, norm)
+    }
+
+    /// The norm of [`Linear::forward_relu`].
+    pub fn forward_relu_norm(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        let [_, normed] = self.run_norm(x, Activation::Relu, &[], norm)?;
+        Ok(normed)
+    }
+
+    fn run_norm(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        addends: &[&Tensor],
+        norm: &LayerNorm,
+    ) -> Result<[Tensor; 2]> {
+        if let Weight::Float(weight) = &self.weight {
+            let op = LinearOp { activation, addends };
+            return op.forward_norm(x, weight, &self.bias, &norm.as_norm());
+        }
+        let y = self.run(x, activation, addends)?;
+        let normed = norm.forward(&y)?;
+        Ok([y, normed])
     }
 
     fn run(&self, x: &Tensor, activation: Activation, addends: &[&Tensor]) -> Result<Tensor> {

@@ -150,6 +150,14 @@ struct Frames<'a> {
     histories: Option<&'a mut Histories>,
 }
 
+impl Frames<'_> {
+    /// For one more layer.
+    fn again(&mut self) -> Frames<'_> {
+        let histories = self.histories.as_deref_mut();
+        Frames { lengths: self.lengths, visible: self.visible.clone(), histories }
+    }
+}
+
 /// Self-attention plus memory: `linear_out(attention(q, k, v)) + memory(v)`.
 #[derive(Debug, Clone)]
 struct SanmAttention {
@@ -170,8 +178,14 @@ impl SanmAttention {
         })
     }
 
-    /// `[B, T, in]` -> `[B, T, D]`, plus `residual` if there is one. The memory sees the chunk alone.
-    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, frames: Frames) -> Result<Tensor> {
+    /// `[B, T, in]` -> `[B, T, D]`, plus `residual` if there is one, and the norm of that. The memory sees the chunk alone.
+    fn forward_norm(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        frames: Frames,
+        norm: &LayerNorm,
+    ) -> Result<[Tensor; 2]> {
         let Frames { lengths, visible, histories } = frames;
         let qkv = self.linear_q_k_v.forward(x)?;
         let width = qkv.dim(2)? / 3;
@@ -190,7 +204,7 @@ impl SanmAttention {
             bf16: self.linear_q_k_v.is_int8(),
         };
         let addends: Vec<&Tensor> = [&memory].into_iter().chain(residual).collect();
-        self.linear_out.forward_add(&attention.forward(&q, &k, &v)?, &addends)
+        self.linear_out.forward_add_norm(&attention.forward(&q, &k, &v)?, &addends, norm)
     }
 }
 
@@ -225,13 +239,36 @@ impl EncoderLayer {
 
     /// The same where the attention of a frame may be limited; the memory is not.
     pub fn forward_visible(&self, x: &Tensor, lengths: &Lengths, visible: Visible) -> Result<Tensor> {
-        self.run(x, Frames { lengths, visible, histories: None })
+        let normed = self.norm1.forward(x)?;
+        let [x, normed] = self.attend([x, &normed], Frames { lengths, visible, histories: None })?;
+        self.feed_forward.forward_add(&normed, &x)
     }
 
-    fn run(&self, x: &Tensor, frames: Frames) -> Result<Tensor> {
-        let residual = self.residual.then_some(x);
-        let x = self.self_attn.forward(&self.norm1.forward(x)?, residual, frames)?;
-        self.feed_forward.forward_add(&self.norm2.forward(&x)?, &x)
+    /// `x` and its `norm1` through the attention: the result and its `norm2`.
+    fn attend(&self, [x, normed]: [&Tensor; 2], frames: Frames) -> Result<[Tensor; 2]> {
+        self.self_attn.forward_norm(normed, self.residual.then_some(x), frames, &self.norm2)
+    }
+
+    /// Layers, one after the other, and the norm after the last one: `[B, T, in]` -> `[B, T, D]`.
+    pub fn forward_all(
+        layers: &[Self],
+        after_norm: &LayerNorm,
+        x: &Tensor,
+        lengths: &Lengths,
+    ) -> Result<Tensor> {
+        Self::run_all(layers, after_norm, x, Frames { lengths, visible: Visible::All, histories: None })
+    }
+
+    /// The same; the norm before a layer comes with the layer before that.
+    fn run_all(layers: &[Self], after_norm: &LayerNorm, x: &Tensor, mut frames: Frames) -> Result<Tensor> {
+        let norms = layers.iter().map(|layer| &layer.norm1).chain([after_norm]);
+        let [mut x, mut normed] =
+            [x.clone(), layers.first().map_or(after_norm, |first| &first.norm1).forward(x)?];
+        for (layer, next) in layers.iter().zip(norms.skip(1)) {
+            [x, normed] = layer.attend([&x, &normed], frames.again())?;
+            [x, normed] = layer.feed_forward.forward_add_norm(&normed, &x, next)?;
+        }
+        Ok(normed)
     }
 }
 
@@ -337,11 +374,7 @@ impl SanmEncoder {
 
     /// `[B, T, in]` -> `encoder_out [B, T, D]`; padded frames hold no meaning.
     pub fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-        let mut x = self.embed(x)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, lengths)?;
-        }
-        self.after_norm.forward(&x)
+        EncoderLayer::forward_all(&self.layers, &self.after_norm, &self.embed(x)?, lengths)
     }
 
     /// The state before the first chunk of a stream. `look_back` is how many chunks the attention looks back
@@ -358,18 +391,16 @@ impl SanmEncoder {
         let inputs = states.iter_mut().zip(chunks).map(|(state, &chunk)| self.input(state, chunk));
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let frames = Lengths::new(inputs.iter().map(|rows| rows.len() / self.inputs).collect::<Vec<_>>());
-        let mut x = self.pad(&inputs, &frames)?;
+        let x = self.pad(&inputs, &frames)?;
         let joins: Vec<Join> = states.iter().zip(frames.items()).map(|(s, &n)| s.join(n)).collect();
         let past: Vec<&History> = states.iter().map(|state| &state.history).collect();
         let mut histories = Histories::open(&past, &joins, self.layers.len())?;
-        for layer in &self.layers {
-            let frames = Frames { lengths: &frames, visible: Visible::All, histories: Some(&mut histories) };
-            x = layer.run(&x, frames)?;
-        }
+        let seen = Frames { lengths: &frames, visible: Visible::All, histories: Some(&mut histories) };
+        let y = EncoderLayer::run_all(&self.layers, &self.after_norm, &x, seen)?;
         for (state, history) in states.iter_mut().zip(histories.close()?) {
             state.history = history;
         }
-        Ok((self.after_norm.forward(&x)?, frames))
+        Ok((y, frames))
     }
 
     /// The rows that the layers see of one chunk; the state moves on behind them.

@@ -200,9 +200,9 @@ impl DecoderLayer {
 
     /// `x [B, L, D]` of `tokens` through feed-forward and memory: what the attention asks with, `[B, L, D]`.
     fn before_attention(&self, x: &Tensor, tokens: &Lengths, past: Option<&mut Histories>) -> Result<Tensor> {
-        let y = self.feed_forward.forward(&self.norm1.forward(x)?)?;
-        let Some((norm2, fsmn)) = &self.memory else { return Ok(y) };
-        let y = norm2.forward(&y)?;
+        let y = self.norm1.forward(x)?;
+        let Some((norm2, fsmn)) = &self.memory else { return self.feed_forward.forward(&y) };
+        let y = self.feed_forward.forward_norm(&y, norm2)?;
         match past {
             Some(past) => x + fsmn.step(&y, past)?,
             None => x + fsmn.forward(&y, tokens)?,

@@ -1,59 +1,139 @@
+use std::ops::Deref;
+
 use candle_core::cuda::WrapErr;
 use candle_core::cuda::cudarc::driver::{DevicePtr, PushKernelArg};
-use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
+use candle_core::{CudaDevice, CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{LINEAR_ENDING, config, contiguous, for_format, ints, launch, values};
+use super::layer_norm::ROWS;
+use super::{
+    Format, LINEAR_ENDING, LINEAR_NORM, WARP, config, contiguous, for_format, ints, launch, packed, room,
+    values,
+};
+use crate::{Linear, Norm};
 
+const NAME: &str = "linear";
 const THREADS: usize = 256;
-/// Bytes that a thread of the packed version takes.
-const PACK: usize = 16;
 
-/// `y = relu(y + bias + addends)` in place, `relu` if it is asked for.
+/// `y = relu(y + bias + addends)` in place, `relu` if the layer has one.
 pub(crate) fn linear_ending(
-    addends: &[&Tensor],
-    relu: bool,
+    op: &Linear,
     (y, y_layout): (&mut CudaStorage, &Layout),
     (bias, bias_layout): (&CudaStorage, &Layout),
 ) -> Result<()> {
-    const NAME: &str = "linear";
     let count = y_layout.shape().elem_count();
-    let width = y_layout.dims().last().copied().unwrap_or(0);
-    if bias_layout.dims() != [width] || y_layout.contiguous_offsets() != Some((0, count)) {
-        bail!("{NAME}: products {:?} and bias {:?} do not fit", y_layout.shape(), bias_layout.shape());
+    let width = width(y_layout, bias_layout)?;
+    if y_layout.contiguous_offsets() != Some((0, count)) {
+        bail!("{NAME}: products {:?} are part of a tensor", y_layout.shape());
     }
-    if addends.len() > 2 {
-        bail!("{NAME}: {} addends on a GPU, where 2 are the most", addends.len());
-    }
+    let addends = hold(op.addends, y_layout.shape())?;
     if count == 0 {
         return Ok(());
     }
-    let [width32, relu] = ints(NAME, [width, usize::from(relu)])?;
+    let [width32, relu] = ints(NAME, [width, op.relu().into()])?;
     let device = y.device.clone();
-    let held: Vec<_> = addends.iter().map(|addend| addend.storage_and_layout()).collect();
-    if let Some((_, layout)) =
-        held.iter().find(|(_, layout)| layout.shape() != y_layout.shape() || !layout.is_contiguous())
-    {
-        let (addend, result) = (layout.shape(), y_layout.shape());
-        bail!("{NAME}: an addend of shape {addend:?} does not fit the result {result:?}");
-    }
     for_format!(NAME, y, T => {
-        let pack = PACK / size_of::<T>();
-        let offsets = held.iter().map(|(_, layout)| layout.start_offset()).chain([bias_layout.start_offset(), width]);
-        let packed = offsets.into_iter().all(|offset| offset % pack == 0);
+        let pack = packed::<T>(addends.offsets().chain([bias_layout.start_offset(), width]));
         let bias = contiguous::<T>(NAME, bias, bias_layout)?;
-        let mut others = Vec::with_capacity(held.len());
-        for (storage, layout) in &held {
-            others.push(values::<T>(NAME, storage, &device)?.slice(layout.start_offset()..));
+        addends.pointers::<T>(&device, |[one, two]| {
+            let function = LINEAR_ENDING.function::<T>(&device, pack.variant)?;
+            let config = config([(count / pack.values).div_ceil(THREADS), 1, 1], THREADS)?;
+            let (count, y) = (count as i64, y.as_cuda_slice_mut::<T>()?);
+            launch!(LINEAR_ENDING, function, device, config, [y, &bias, &one, &two, &count, &width32, &relu]);
+            Ok(())
+        })
+    })
+}
+
+/// `[2, ..]`: that of `products`, and its norm.
+pub(crate) fn linear_norm(
+    op: &Linear,
+    norm: &Norm,
+    (products, layout): (&CudaStorage, &Layout),
+    (layer_bias, layer_bias_layout): (&CudaStorage, &Layout),
+) -> Result<(CudaStorage, Shape)> {
+    let (shape, count) = (layout.shape(), layout.shape().elem_count());
+    let width = width(layout, layer_bias_layout)?;
+    let [(weight, weight_layout), (bias, bias_layout)] =
+        [norm.weight, norm.bias].map(Tensor::storage_and_layout);
+    if width == 0 || weight_layout.dims() != [width] || bias_layout.dims() != [width] {
+        let [weight, bias] = [weight_layout, bias_layout].map(Layout::shape);
+        bail!("{NAME}: a norm of weight {weight:?} and bias {bias:?} does not fit the result {shape:?}");
+    }
+    let addends = hold(op.addends, shape)?;
+    let rows = count / width;
+    let [rows32, width32, relu] = ints(NAME, [rows, width, op.relu().into()])?;
+    let (device, eps) = (&products.device, norm.op.eps as f32);
+    let both: Vec<usize> = [2].iter().chain(shape.dims()).copied().collect();
+    for_format!(NAME, products, T => {
+        let layouts = [layout, layer_bias_layout, weight_layout, bias_layout].map(Layout::start_offset);
+        let pack = packed::<T>(addends.offsets().chain(layouts).chain([width]));
+        let products = contiguous::<T>(NAME, products, layout)?;
+        let layer_bias = contiguous::<T>(NAME, layer_bias, layer_bias_layout)?;
+        let weight = values::<T>(NAME, &weight, device)?.slice(weight_layout.start_offset()..);
+        let bias = values::<T>(NAME, &bias, device)?.slice(bias_layout.start_offset()..);
+        let place = room::<T>(device, 2 * count)?;
+        let (y, normed) = place.split_at(count);
+        addends.pointers::<T>(device, |[one, two]| {
+            if rows > 0 {
+                let function = LINEAR_NORM.function::<T>(device, pack.variant)?;
+                let config = config([rows.div_ceil(ROWS), 1, 1], ROWS * WARP)?;
+                launch!(LINEAR_NORM, function, device, config, [
+                    &products, &layer_bias, &one, &two, &relu, &weight, &bias, &y, &normed, &rows32, &width32, &eps,
+                ]);
+            }
+            Ok(())
+        })?;
+        Ok((CudaStorage::wrap_cuda_slice(place, device.clone()), both.into()))
+    })
+}
+
+/// Outputs of a layer.
+fn width(products: &Layout, bias: &Layout) -> Result<usize> {
+    let width = products.dims().last().copied().unwrap_or(0);
+    if bias.dims() != [width] {
+        bail!("{NAME}: products {:?} and bias {:?} do not fit", products.shape(), bias.shape());
+    }
+    Ok(width)
+}
+
+/// What is added, locked.
+struct Addends<'a, S>(Vec<(S, &'a Layout)>);
+
+/// Those of a result.
+fn hold<'a>(
+    addends: &[&'a Tensor],
+    result: &Shape,
+) -> Result<Addends<'a, impl Deref<Target = Storage> + use<'a>>> {
+    if addends.len() > 2 {
+        bail!("{NAME}: {} addends on a GPU, where 2 are the most", addends.len());
+    }
+    let held: Vec<_> = addends.iter().map(|addend| addend.storage_and_layout()).collect();
+    match held.iter().find(|(_, layout)| layout.shape() != result || !layout.is_contiguous()) {
+        Some((_, layout)) => {
+            bail!("{NAME}: an addend of shape {:?} does not fit the result {result:?}", layout.shape())
+        }
+        None => Ok(Addends(held)),
+    }
+}
+
+impl<S: Deref<Target = Storage>> Addends<'_, S> {
+    fn offsets(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|(_, layout)| layout.start_offset())
+    }
+
+    /// Their addresses on the device while `work` lasts; null for one that is not there.
+    fn pointers<T: Format>(
+        &self,
+        device: &CudaDevice,
+        work: impl FnOnce([u64; 2]) -> Result<()>,
+    ) -> Result<()> {
+        let mut views = Vec::with_capacity(self.0.len());
+        for (storage, layout) in &self.0 {
+            views.push(values::<T>(NAME, storage, device)?.slice(layout.start_offset()..));
         }
         let stream = device.cuda_stream();
-        let pointers: Vec<_> = others.iter().map(|addend| addend.device_ptr(&stream)).collect();
+        let pointers: Vec<_> = views.iter().map(|view| view.device_ptr(&stream)).collect();
         let pointer = |i: usize| pointers.get(i).map_or(0, |(pointer, _)| *pointer);
-        let (one, two) = (pointer(0), pointer(1));
-        let (threads, variant) = if packed { (count / pack, "_packed") } else { (count, "") };
-        let function = LINEAR_ENDING.function::<T>(&device, variant)?;
-        let config = config([threads.div_ceil(THREADS), 1, 1], THREADS)?;
-        let (count, y) = (count as i64, y.as_cuda_slice_mut::<T>()?);
-        launch!(LINEAR_ENDING, function, device, config, [y, &bias, &one, &two, &count, &width32, &relu]);
-        Ok(())
-    })
+        work([pointer(0), pointer(1)])
+    }
 }

@@ -37,7 +37,7 @@ def compile_kernel(source, language, out, flags):
     text = run([*CXX, *flags, "-E", "-x", "c++", "-include", HERE / language, source])
     names = re.findall(r'extern "C"\s+EMULATED_KERNEL\s+void\s+(\w+)\s*\(', text)
     assert names, f"{source} has no kernel"
-    waits = "true" if re.search(WAITS, source.read_text()) else "false"
+    waits = "true" if re.search(WAITS, own_text(source)) else "false"
     known = [
         f'static emulator::Registration of_{name}("{name}", [](void** a) {{ emulator::call({name}, a); }}, {waits});'
         for name in names
@@ -46,6 +46,13 @@ def compile_kernel(source, language, out, flags):
     wrapper.write_text("\n".join([f'#include "{HERE / language}"', f'#include "{source}"', *known, ""]))
     run([*CXX, *flags, "-DEMULATED_KERNEL=", "-c", wrapper, "-o", result])
     return result
+
+
+def own_text(source):
+    """A kernel with the headers that it shares with few others; what all share has functions that not all call."""
+    text = source.read_text()
+    names = re.findall(r'#include "(\w+\.cuh)"', text) if source.parent == KERNELS else []
+    return text + "".join((KERNELS / name).read_text() for name in names if name != "common.cuh")
 
 
 def externs(sources):
