@@ -430,4 +430,11 @@ fn misfits_name_op_and_shapes() {
     let addend = ones(&[2, 3]);
     let linear = Linear { activation: Activation::Relu, addends: &[&addend] };
     assert_refused(linear.forward(&ones(&[2, 3]), &weight, &ones(&[4])), &["linear", "[2, 3]", "[2, 4]"]);
+    let (four, column) = (ones(&[4]), ones(&[4, 2]).narrow(1, 0, 1).unwrap().squeeze(1).unwrap());
+    for (scale, named) in [(&addend, "[2, 3]"), (&column, "[4]")] {
+        let norm = Norm { op: norm, weight: scale, bias: &four };
+        let linear = Linear { activation: Activation::Relu, addends: &[] };
+        let refused = linear.forward_norm(&ones(&[2, 3]), &weight, &four, &norm);
+        assert_refused(refused.map(|[y, _]| y), &["linear", named, "[2, 4]"]);
+    }
 }

@@ -55,7 +55,8 @@ pub(crate) fn linear_norm(
     let width = width(layout, layer_bias_layout)?;
     let [(weight, weight_layout), (bias, bias_layout)] =
         [norm.weight, norm.bias].map(Tensor::storage_and_layout);
-    if width == 0 || weight_layout.dims() != [width] || bias_layout.dims() != [width] {
+    let fits = |layout: &Layout| layout.dims() == [width] && layout.is_contiguous();
+    if width == 0 || !fits(weight_layout) || !fits(bias_layout) {
         let [weight, bias] = [weight_layout, bias_layout].map(Layout::shape);
         bail!("{NAME}: a norm of weight {weight:?} and bias {bias:?} does not fit the result {shape:?}");
     }
