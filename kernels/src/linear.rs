@@ -156,8 +156,7 @@ impl Linear<'_> {
             Layout::Turned(weight) => x.contiguous()?.apply_op3_no_bwd(weight, bias, self),
             #[cfg(target_arch = "x86_64")]
             Layout::Panels(panels, (inputs, _)) => {
-                let inputs = *inputs;
-                x.contiguous()?.apply_op2_no_bwd(bias, &PanelLinear { op: self, panels, inputs })
+                x.contiguous()?.apply_op2_no_bwd(bias, &PanelLinear { op: self, panels, inputs: *inputs })
             }
         }
     }

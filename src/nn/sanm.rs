@@ -261,12 +261,11 @@ impl EncoderLayer {
 
     /// The same; the norm before a layer comes with the layer before that.
     fn run_all(layers: &[Self], after_norm: &LayerNorm, x: &Tensor, mut frames: Frames) -> Result<Tensor> {
-        let norms = layers.iter().map(|layer| &layer.norm1).chain([after_norm]);
-        let [mut x, mut normed] =
-            [x.clone(), layers.first().map_or(after_norm, |first| &first.norm1).forward(x)?];
-        for (layer, next) in layers.iter().zip(norms.skip(1)) {
+        let norm = |i: usize| layers.get(i).map_or(after_norm, |layer| &layer.norm1);
+        let [mut x, mut normed] = [x.clone(), norm(0).forward(x)?];
+        for (i, layer) in layers.iter().enumerate() {
             [x, normed] = layer.attend([&x, &normed], frames.again())?;
-            [x, normed] = layer.feed_forward.forward_add_norm(&normed, &x, next)?;
+            [x, normed] = layer.feed_forward.forward_add_norm(&normed, &x, norm(i + 1))?;
         }
         Ok(normed)
     }

@@ -117,6 +117,7 @@ fn int8_tile<const N: usize>(
     [stride, depth]: [usize; 2],
     numbers: &mut [[[i32; COLUMNS]; ROWS]; PANELS],
 ) {
+    assert!(stride >= depth * 4);
     let rows: [_; N] = places(rows, stride);
     let panels: [_; PANELS] = places(panels, depth);
     let mut sums = [[_mm512_setzero_si512(); N]; PANELS];
@@ -127,7 +128,7 @@ fn int8_tile<const N: usize>(
         });
         panels.iter().for_each(|panel| ask_for(panel.as_ptr().wrapping_add(i)));
         for (r, row) in rows.iter().enumerate() {
-            // SAFETY: and slices of `depth` groups of four bytes; the read needs no alignment.
+            // SAFETY: and slices of as many groups of four bytes or more; the read needs no alignment.
             let inputs = _mm512_set1_epi32(unsafe { row.as_ptr().add(i * 4).cast::<i32>().read_unaligned() });
             for (sums, weights) in sums.iter_mut().zip(weights) {
                 sums[r] = _mm512_dpbusd_epi32(sums[r], inputs, weights);
@@ -152,6 +153,7 @@ fn float_tile<const N: usize>(
     [stride, depth]: [usize; 2],
     numbers: &mut [[[f32; COLUMNS]; ROWS]; PANELS],
 ) {
+    assert!(stride >= depth);
     let rows: [_; N] = places(rows, stride);
     let panels: [_; PANELS] = places(panels, depth);
     let mut sums = [[_mm512_setzero_ps(); N]; PANELS];
@@ -162,7 +164,7 @@ fn float_tile<const N: usize>(
         });
         panels.iter().for_each(|panel| ask_for(panel.as_ptr().wrapping_add(i)));
         for (r, row) in rows.iter().enumerate() {
-            // SAFETY: and slices of `depth` numbers.
+            // SAFETY: and slices of as many numbers or more.
             let input = _mm512_set1_ps(unsafe { *row.as_ptr().add(i) });
             for (sums, weights) in sums.iter_mut().zip(weights) {
                 sums[r] = _mm512_fmadd_ps(input, weights, sums[r]);
