@@ -10,7 +10,7 @@ use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use funasr_kernels::{
     Activation, Attention, FloatWeight, FsmnMemory, Int8Weight, LayerNorm, Lengths, Linear, LinearInt8, Lstm,
-    Visible,
+    StateWeight, Visible,
 };
 
 /// LFR frames of 20 s.
@@ -83,11 +83,24 @@ fn attention(criterion: &mut Criterion) {
     compare(criterion, "attention_4_heads", || op.forward(&q, &k, &v), || op.reference(&q, &k, &v));
 }
 
-/// The timestamp head: one direction over three steps a frame.
+/// The timestamp head: both directions over three steps a frame, and in 8 bits beside that.
 fn lstm(criterion: &mut Criterion) {
-    let op = Lstm { reverse: true, lengths: Lengths::full(1, 3 * T) };
-    let (gates, weight) = (random(&[1, 3 * T, 4 * D]), random(&[D, 4 * D]));
-    compare(criterion, "lstm_512", || op.forward(&gates, &weight), || op.reference(&gates, &weight));
+    let op = Lstm { lengths: Lengths::full(1, 3 * T) };
+    let gates = random(&[1, 3 * T, 2 * 4 * D]);
+    let weights = [0, 1].map(|_| random(&[4 * D, D]));
+    let floats = weights
+        .each_ref()
+        .map(|weight| StateWeight::Float(FloatWeight::new(weight).expect("memory for a tensor")));
+    let int8 = weights
+        .each_ref()
+        .map(|weight| StateWeight::Int8(Int8Weight::quantize(weight).expect("finite weights")));
+    let turned = weights
+        .each_ref()
+        .map(|weight| weight.t().and_then(|w| w.contiguous()).expect("memory for a tensor"));
+    let turned: Vec<_> = turned.iter().collect();
+    let run = || op.forward(&gates, &floats);
+    compare(criterion, "lstm_512", run, || op.reference(&gates, &turned));
+    compare(criterion, "lstm_int8_512", || op.forward(&gates, &int8), run);
 }
 
 criterion_group! {

@@ -17,7 +17,7 @@ use clap::Parser;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_kernels::{
     Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, Join, JoinRows, LayerNorm,
-    Lengths, Linear, Lstm, Norm, Visible,
+    Lengths, Linear, Lstm, Norm, StateWeight, Visible,
 };
 
 /// LFR frames of 20 s, and tokens.
@@ -69,6 +69,10 @@ struct Bench {
 }
 
 impl Bench {
+    fn state_weight(&self) -> Result<StateWeight> {
+        Ok(StateWeight::Float(FloatWeight::new(&self.random(&[4 * D, D])?)?))
+    }
+
     fn random(&self, dims: &[usize]) -> Result<Tensor> {
         Tensor::randn(0f32, 1.0, dims, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)
     }
@@ -159,11 +163,17 @@ impl Bench {
         // 1000 hotwords of at most 4 tokens.
         let (words, steps) = (1000, 4);
         let gates = self.random(&[words, steps, 4 * D])?;
-        let recurrent = self.random(&[D, 4 * D])?;
-        let lstm = Lstm { reverse: false, lengths: Lengths::full(words, steps) };
+        let weights = [self.state_weight()?, self.state_weight()?];
+        let lstm = Lstm { lengths: Lengths::full(words, steps) };
         self.row("lstm_step, 4 of 1000 hotwords", &Work::Products(words * steps * D * 4 * D), &|| {
-            lstm.forward(&gates, &recurrent)
-        })
+            lstm.forward(&gates, &weights[..1])
+        })?;
+
+        // The timestamp head: both directions over three steps a frame.
+        let gates = self.random(&[batch, 3 * T, 2 * 4 * D])?;
+        let lstm = Lstm { lengths: Lengths::full(batch, 3 * T) };
+        let products = Work::Products(batch * 3 * T * 2 * D * 4 * D);
+        self.row("lstm_step, both directions", &products, &|| lstm.forward(&gates, &weights))
     }
 }
 

@@ -1,4 +1,4 @@
-// One step of an LSTM direction: see ../src/lstm.rs.
+// One step of an LSTM layer, in one direction or both: see ../src/lstm.rs.
 //
 // A block computes UNITS hidden units of ITEMS items. Its warps share the sum over the states among them, and a lane has one
 // column of the weight: a gate of a unit. States are f32 whatever the format, and change buffers from step to step, since every
@@ -16,14 +16,21 @@ static_assert(UNITS * GATES == WARP, "a lane has one column");
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 template <typename T>
-__device__ void lstm_step(const T* gates, const T* weight, const unsigned* lengths, const float* h_before, float* h_after,
-                          float* c, T* y, int batch, int time, int hidden, int step, int reverse) {
+__device__ void lstm_step(const T* gates, const T* weight_there, const T* weight_back, const unsigned* lengths,
+                          const float* h_before, float* h_after, float* c, T* y, int batch, int time, int hidden, int step) {
   __shared__ float states[ITEMS][CHUNK];
   __shared__ float partial[WARPS][ITEMS][WARP];
   const int lane = threadIdx.x % WARP;
   const int warp = threadIdx.x / WARP;
   const int first_unit = blockIdx.x * UNITS;
   const int first_item = blockIdx.y * ITEMS;
+  // The first direction, or the one back; their gates and results lie side by side, their states one after the other.
+  const int direction = blockIdx.z, directions = gridDim.z;
+  const T* weight = direction == 0 ? weight_there : weight_back;
+  const long long states_before = static_cast<long long>(direction) * batch * hidden;
+  h_before += states_before;
+  h_after += states_before;
+  c += states_before;
   const int column = lane / UNITS * hidden + first_unit + lane % UNITS;
   const bool real = first_unit + lane % UNITS < hidden;
 
@@ -52,8 +59,8 @@ __device__ void lstm_step(const T* gates, const T* weight, const unsigned* lengt
   if (threadIdx.x >= ITEMS * UNITS || item >= batch || unit >= hidden) return;
   const int length = lengths[item];
   if (step >= length) return;
-  const int t = reverse ? length - 1 - step : step;
-  const long long row = static_cast<long long>(item) * time + t;
+  const int t = direction == 0 ? step : length - 1 - step;
+  const long long row = (static_cast<long long>(item) * time + t) * directions + direction;
   float sum[GATES];
 #pragma unroll
   for (int gate = 0; gate < GATES; ++gate) {
@@ -68,10 +75,10 @@ __device__ void lstm_step(const T* gates, const T* weight, const unsigned* lengt
   y[row * hidden + unit] = narrow<T>(h);
 }
 
-#define KERNEL(format, T)                                                                                           \
-  extern "C" __global__ void lstm_step_##format(const T* gates, const T* weight, const unsigned* lengths,           \
-                                                const float* h_before, float* h_after, float* c, T* y, int batch,   \
-                                                int time, int hidden, int step, int reverse) {                      \
-    lstm_step(gates, weight, lengths, h_before, h_after, c, y, batch, time, hidden, step, reverse);                 \
+#define KERNEL(format, T)                                                                                              \
+  extern "C" __global__ void lstm_step_##format(const T* gates, const T* weight_there, const T* weight_back,           \
+                                                const unsigned* lengths, const float* h_before, float* h_after,        \
+                                                float* c, T* y, int batch, int time, int hidden, int step) {           \
+    lstm_step(gates, weight_there, weight_back, lengths, h_before, h_after, c, y, batch, time, hidden, step);          \
   }
 FOR_EVERY_FORMAT(KERNEL)

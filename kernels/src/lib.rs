@@ -41,6 +41,6 @@ pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
 pub use linear::{Activation, FloatWeight, Linear, Norm, multiplies_bf16};
 pub use linear_int8::{Int8Weight, LinearInt8, Rounded};
-pub use lstm::Lstm;
+pub use lstm::{Lstm, StateWeight};
 pub use softmax::Softmax;
 pub use threads::{on_pool, set_threads};

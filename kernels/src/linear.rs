@@ -7,9 +7,7 @@ use std::sync::Arc;
 use candle_core::CudaStorage;
 #[cfg(any(feature = "cuda", target_arch = "x86_64"))]
 use candle_core::CustomOp2;
-#[cfg(target_arch = "x86_64")]
-use candle_core::Storage;
-use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Result, Shape, Storage, Tensor, bail};
 use gemm::Parallelism;
 
 #[cfg(feature = "cuda")]
@@ -134,6 +132,28 @@ impl FloatWeight {
         }
     }
 
+    /// `[in, out]`, as candle and `gemm` read it: on the CPU only where the references run.
+    pub(crate) fn turned(&self) -> Result<&Tensor> {
+        match &self.0 {
+            Layout::Turned(weight) => Ok(weight),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Panels(..) => bail!("linear: a weight that is laid out for another product"),
+        }
+    }
+
+    /// `x [rows, in]`, f32 on the CPU -> `[rows, out]`.
+    pub(crate) fn product(&self, x: &[f32], ending: &cpu::Ending) -> Result<Vec<f32>> {
+        match &self.0 {
+            Layout::Turned(weight) => {
+                let (storage, layout) = weight.storage_and_layout();
+                let Storage::Cpu(storage) = &*storage else { bail!("linear: a weight on another device") };
+                Ok(ended_product(x, cpu::contiguous("linear", storage, layout)?, ending))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Layout::Panels(panels, (inputs, _)) => panels.product(x, *inputs, ending),
+        }
+    }
+
     /// Fails unless input and bias are as wide as the weight.
     fn check_fit(&self, x: &Tensor, bias: &Tensor) -> Result<()> {
         let (inputs, outputs) = self.dims();
@@ -206,21 +226,6 @@ impl Linear<'_> {
     fn multiply_and_end(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let y = multiply(x, weight)?;
         y.inplace_op2(bias, self)?;
-        Ok(y)
-    }
-
-    /// Bias plus addends, row by row.
-    fn start(&self, bias: &[f32], shape: &Shape) -> Result<Vec<f32>> {
-        let mut y = Vec::with_capacity(shape.elem_count());
-        for _ in 0..shape.elem_count() / bias.len().max(1) {
-            y.extend_from_slice(bias);
-        }
-        for addend in self.addends {
-            let (storage, layout) = addend.storage_and_layout();
-            for (y, x) in y.iter_mut().zip(cpu::addend("linear", &storage, layout, shape)?) {
-                *y += x;
-            }
-        }
         Ok(y)
     }
 }
@@ -316,17 +321,15 @@ impl CustomOp3 for Linear<'_> {
         bias: &CpuStorage,
         bias_layout: &candle_core::Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (inputs, outputs) = weight_layout.shape().dims2()?;
-        let rows = x_layout.shape().elem_count() / inputs.max(1);
+        let (_, outputs) = weight_layout.shape().dims2()?;
         let shape = cpu::with_width(x_layout.shape(), outputs);
         let x = cpu::contiguous("linear", x, x_layout)?;
         let weight = cpu::contiguous("linear", weight, weight_layout)?;
-        let mut y = self.start(cpu::contiguous("linear", bias, bias_layout)?, &shape)?;
-        accumulate_product(x, weight, &mut y, [rows, inputs, outputs]);
-        if self.relu() {
-            y.iter_mut().for_each(|v| *v = v.max(0.0));
-        }
-        Ok((CpuStorage::F32(y), shape))
+        let bias = cpu::contiguous("linear", bias, bias_layout)?;
+        let held: Vec<_> = self.addends.iter().map(|addend| addend.storage_and_layout()).collect();
+        let addends = held.iter().map(|(storage, layout)| cpu::addend("linear", storage, layout, &shape));
+        let (addends, relu) = (addends.collect::<Result<_>>()?, self.relu());
+        Ok((CpuStorage::F32(ended_product(x, weight, &cpu::Ending { bias, addends, relu })), shape))
     }
 }
 
@@ -352,29 +355,38 @@ impl CustomOp2 for PanelLinear<'_> {
         bias_layout: &candle_core::Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let bias = cpu::contiguous("linear", bias, bias_layout)?;
-        let (inputs, outputs) = (self.inputs, bias.len());
-        let shape = cpu::with_width(x_layout.shape(), outputs);
+        let shape = cpu::with_width(x_layout.shape(), bias.len());
         let x = cpu::contiguous("linear", x, x_layout)?;
         let held: Vec<_> = self.op.addends.iter().map(|addend| addend.storage_and_layout()).collect();
         let addends = held.iter().map(|(storage, layout)| cpu::addend("linear", storage, layout, &shape));
         let (addends, relu) = (addends.collect::<Result<_>>()?, self.op.relu());
-        let ending = cpu::Ending { bias, addends, relu };
-        let y = cpu::by_blocks(x, [inputs, outputs], panels::ROWS, |x, y, start| {
-            let (y, ended) = (Output::new(y, outputs), Ended { ending: &ending, start });
-            match self.panels {
-                Panels::Float(panels) => {
-                    panels.all().on_threads(y, |panels, y| panels.multiply(x, y, &ended))
-                }
-                Panels::Bf16(panels) => {
-                    let mut rounded = lines(0, x.len() / inputs * panels.stride());
-                    let rows = rounded.chunks_exact_mut(panels.stride());
-                    x.chunks_exact(inputs).zip(rows).for_each(|(x, row)| round_bf16(x, &mut row[..inputs]));
-                    panels.all().on_threads(y, |panels, y| panels.multiply(&rounded, y, &ended));
-                }
-            }
-            Ok(())
-        })?;
+        let y = self.panels.product(x, self.inputs, &cpu::Ending { bias, addends, relu })?;
         Ok((CpuStorage::F32(y), shape))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Panels {
+    /// `x [rows, inputs]` -> `[rows, out]`.
+    fn product(&self, x: &[f32], inputs: usize, ending: &cpu::Ending) -> Result<Vec<f32>> {
+        let outputs = ending.bias.len();
+        cpu::by_blocks(x, [inputs, outputs], panels::ROWS, |x, y, start| {
+            self.multiply(x, inputs, Output::new(y, outputs), &Ended { ending, start });
+            Ok(())
+        })
+    }
+
+    /// `x [rows, inputs]` -> all of `y`, whose outputs are divided among threads.
+    fn multiply(&self, x: &[f32], inputs: usize, y: Output<'_>, ended: &Ended) {
+        match self {
+            Self::Float(panels) => panels.all().on_threads(y, |panels, y| panels.multiply(x, y, ended)),
+            Self::Bf16(panels) => {
+                let mut rounded = lines(0, x.len() / inputs * panels.stride());
+                let rows = rounded.chunks_exact_mut(panels.stride());
+                x.chunks_exact(inputs).zip(rows).for_each(|(x, row)| round_bf16(x, &mut row[..inputs]));
+                panels.all().on_threads(y, |panels, y| panels.multiply(&rounded, y, ended));
+            }
+        }
     }
 }
 
@@ -403,14 +415,25 @@ impl Finish for Ended<'_> {
     }
 }
 
+/// `x [rows, in]`, `weight [in, out]` -> `[rows, out]`. Bias and addends are written first and the product accumulates on them.
+fn ended_product(x: &[f32], weight: &[f32], ending: &cpu::Ending) -> Vec<f32> {
+    let outputs = ending.bias.len();
+    let inputs = weight.len() / outputs.max(1);
+    let rows = x.len() / inputs.max(1);
+    let mut y = ending.bias.repeat(rows);
+    for addend in &ending.addends {
+        y.iter_mut().zip(*addend).for_each(|(y, x)| *y += x);
+    }
+    accumulate_product(x, weight, &mut y, [rows, inputs, outputs]);
+    if ending.relu {
+        y.iter_mut().for_each(|v| *v = v.max(0.0));
+    }
+    y
+}
+
 /// `y [rows, outputs] += x [rows, inputs] * weight [inputs, outputs]`, all row-major.
 #[allow(unsafe_code)]
-pub(crate) fn accumulate_product(
-    x: &[f32],
-    weight: &[f32],
-    y: &mut [f32],
-    [rows, inputs, outputs]: [usize; 3],
-) {
+fn accumulate_product(x: &[f32], weight: &[f32], y: &mut [f32], [rows, inputs, outputs]: [usize; 3]) {
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && y.len() == rows * outputs);
     // SAFETY: the lengths asserted above are what the sizes and strides passed here address.
     unsafe {

@@ -219,6 +219,11 @@ impl Int8Weight {
     pub fn dims(&self) -> (usize, usize) {
         (self.0.inputs, self.0.scales.len())
     }
+
+    /// `x [rows, in]` -> `[rows, out]`.
+    pub(crate) fn product(&self, x: &[f32], ending: &cpu::Ending) -> Result<Vec<f32>> {
+        self.0.run(x, ending)
+    }
 }
 
 /// Whether this processor adds products of neighbours in 16 bits.

@@ -10,6 +10,7 @@ use funasr_kernels::{
 
 use crate::cif_sums::{Track, most};
 use crate::join_rows::Case;
+use crate::lstm::laid_out;
 use crate::{Random, assert_refused, tensor, values};
 
 /// Random shapes tried for each op and format.
@@ -242,14 +243,22 @@ fn lstm() {
         for (round, lengths) in batches(&[&[1], &[2, 0, 1], &[5; 9], &[40, 7]], 12) {
             let mut random = Random(round);
             let hidden = if round == 0 { 300 } else { random.within(1, 40) };
-            for reverse in [false, true] {
-                let op = Lstm { reverse, lengths: lengths.clone() };
-                let gates = Both::rows(&mut random, &lengths, 4 * hidden, 3.0, (dtype, gpu));
+            for directions in [1, 2] {
+                let op = Lstm { lengths: lengths.clone() };
+                let gates = Both::rows(&mut random, &lengths, directions * 4 * hidden, 3.0, (dtype, gpu));
                 let gates = Both { gpu: contiguous(&gates.gpu, gpu), ..gates };
-                let weight = Both::new(&random.tensor(&[hidden, 4 * hidden]), dtype, gpu);
-                let expected = op.reference(&gates.cpu, &weight.cpu).unwrap();
-                let y = op.forward(&gates.gpu, &weight.gpu).unwrap();
-                assert_near(&format!("{dtype:?}, {op:?}, {hidden} units"), &y, &expected, tolerance);
+                let weight = |_| Both::new(&random.tensor(&[hidden, 4 * hidden]), dtype, gpu);
+                let weights: Vec<Both> = (0..directions).map(weight).collect();
+                let on_cpu: Vec<&Tensor> = weights.iter().map(|weight| &weight.cpu).collect();
+                let on_gpu: Vec<Tensor> = weights.iter().map(|weight| weight.gpu.clone()).collect();
+                let expected = op.reference(&gates.cpu, &on_cpu).unwrap();
+                let y = op.forward(&gates.gpu, &laid_out(&on_gpu)).unwrap();
+                assert_near(
+                    &format!("{dtype:?}, {op:?}, {directions} of {hidden} units"),
+                    &y,
+                    &expected,
+                    tolerance,
+                );
             }
         }
     });
@@ -424,8 +433,8 @@ fn misfits_name_op_and_shapes() {
     assert_refused(op.forward(&wide, &wide, &wide), &["attention", "136", "128"]);
     let (q, k) = (ones(&[1, 3, 8]), ones(&[1, 3, 16]));
     assert_refused(op.forward(&q, &k, &q), &["attention", "[1, 3, 8]", "[1, 3, 16]"]);
-    let lstm = Lstm { reverse: false, lengths };
-    assert_refused(lstm.forward(&ones(&[1, 3, 8]), &ones(&[3, 12])), &["lstm", "[1, 3, 8]", "[3, 12]"]);
+    let (lstm, weights) = (Lstm { lengths }, laid_out(&[ones(&[3, 12])]));
+    assert_refused(lstm.forward(&ones(&[1, 3, 8]), &weights), &["lstm", "[1, 3, 8]", "(3, 12)"]);
     let weight = FloatWeight::new(&ones(&[3, 4]).t().unwrap()).unwrap();
     let addend = ones(&[2, 3]);
     let linear = Linear { activation: Activation::Relu, addends: &[&addend] };

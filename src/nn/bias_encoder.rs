@@ -36,7 +36,7 @@ impl BiasEncoder {
         let config = LstmConfig { inputs: width, hidden: width, layers, bidirectional };
         let project = || Linear::load_f32(2 * width, width, vb.pp("lstm_proj"));
         Ok(Self {
-            lstm: Lstm::load(&config, vb.pp("bias_encoder"))?,
+            lstm: Lstm::load_f32(&config, vb.pp("bias_encoder"))?,
             lstm_proj: bidirectional.then(project).transpose()?,
             embed,
         })

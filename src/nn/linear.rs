@@ -61,6 +61,11 @@ impl Linear {
         Ok(Self { weight: Weight::float(weight)?, bias })
     }
 
+    /// [`Linear::new`], rounded to 8 bits.
+    pub fn new_int8(weight: &Tensor, bias: Tensor) -> Result<Self> {
+        Ok(Self { weight: Weight::Int8(Int8Weight::quantize(weight)?), bias })
+    }
+
     /// Whether it multiplies in 8 bits.
     pub fn is_int8(&self) -> bool {
         matches!(self.weight, Weight::Int8(_))
