@@ -32,7 +32,7 @@ pub use history::History;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use lstm::{Lstm, LstmConfig};
-pub use position::{add_positions, add_positions_to_rows};
+pub use position::SinusoidalPositionEncoder;
 pub use sanm::{EncoderLayer, EncoderState, SanmEncoder, SanmEncoderConfig, SanmMemory};
 pub use sanm_decoder::{
     CrossAttention, DecoderLayer, DecoderStack, DecoderState, SanmDecoder, SanmDecoderConfig,

@@ -9,9 +9,7 @@ use funasr_kernels::{Attention, FsmnMemory, Visible};
 use serde::Deserialize;
 
 use super::history::{Histories, Join};
-use super::{
-    Chunk, ChunkSize, FeedForward, History, LayerNorm, Lengths, Linear, add_positions, add_positions_to_rows,
-};
+use super::{Chunk, ChunkSize, FeedForward, History, LayerNorm, Lengths, Linear, SinusoidalPositionEncoder};
 
 /// `encoder_conf` of a SANM encoder, with FunASR's key names and defaults.
 #[derive(Debug, Clone, Deserialize)]
@@ -79,7 +77,7 @@ pub enum InputLayer {
 /// Supported `pos_enc_class`.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 pub enum PositionCode {
-    /// See [`add_positions`].
+    /// See [`SinusoidalPositionEncoder`](super::SinusoidalPositionEncoder).
     #[default]
     SinusoidalPositionEncoder,
 }
@@ -320,6 +318,7 @@ pub struct SanmEncoder {
     layers: Vec<EncoderLayer>,
     after_norm: LayerNorm,
     scale: f64,
+    positions: SinusoidalPositionEncoder,
     inputs: usize,
     device: Device,
     dtype: DType,
@@ -353,12 +352,13 @@ impl SanmEncoder {
         let after_norm = LayerNorm::load(width, eps, vb.pp("after_norm"))?;
         // The root of the output width, also where the input is wider (560): as FunASR has it.
         let scale = (width as f64).sqrt();
-        Ok(Self { layers, after_norm, scale, inputs, device, dtype })
+        let positions = SinusoidalPositionEncoder::new(inputs)?;
+        Ok(Self { layers, after_norm, scale, positions, inputs, device, dtype })
     }
 
     /// Scaled features with position code, `[B, T, in]`: the input of the first layer.
     pub fn embed(&self, x: &Tensor) -> Result<Tensor> {
-        add_positions(&(x * self.scale)?, 0)
+        self.positions.forward(&(x * self.scale)?)
     }
 
     /// The layers, for those who want to run or replace them one by one.
@@ -415,7 +415,7 @@ impl SanmEncoder {
         if rows.is_empty() {
             bail!("encoder: a chunk without rows");
         }
-        add_positions_to_rows(&mut rows, self.inputs, state.position)?;
+        self.positions.add_to_rows(&mut rows, state.position)?;
         state.position += rows.len() / self.inputs;
         let input = [state.context.as_slice(), &rows].concat();
         state.context = input[input.len() - state.context.len()..].to_vec();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 use funasr_candle::models::paraformer_online::{self, Output, ParaformerStreaming, State, StreamOptions};
-use funasr_candle::nn::{Chunk, ChunkSize, add_positions, add_positions_to_rows};
+use funasr_candle::nn::{Chunk, ChunkSize, SinusoidalPositionEncoder};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -247,16 +247,39 @@ fn a_stream_is_the_same_in_any_company() {
 #[test]
 fn late_positions_are_coded_in_f32() {
     let (depth, before) = (560, 120_000);
+    let encoder = SinusoidalPositionEncoder::new(depth).unwrap();
     let mut rows = vec![0f32; 2 * depth];
-    add_positions_to_rows(&mut rows, depth, before).unwrap();
-    let zeros = Tensor::zeros((1, 2, depth), DType::F32, &DEVICE).unwrap();
-    let tensor = add_positions(&zeros, before).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert_eq!(rows, tensor);
+    encoder.add_to_rows(&mut rows, before).unwrap();
     // sin and cos of 120001 and 120002 with the first scales.
     for (i, expected) in [(0, 120_001f32.sin()), (280, 120_001f32.cos()), (560, 120_002f32.sin())] {
         assert_eq!(rows[i], expected);
     }
-    assert!(add_positions_to_rows(&mut [0.0; 5], 4, 0).is_err());
+    assert!(SinusoidalPositionEncoder::new(4).unwrap().add_to_rows(&mut [0.0; 5], 0).is_err());
+    assert!([0, 2, 5].iter().all(|&depth| SinusoidalPositionEncoder::new(depth).is_err()));
+}
+
+/// A position has the same code whatever was asked for before, on the host and where features lie, among those that are kept and
+/// behind them.
+#[test]
+fn positions_are_the_same_kept_or_not() {
+    let (depth, longest) = (6, 1100);
+    let mut expected = vec![0f32; longest * depth];
+    let rows = expected.chunks_exact_mut(depth).enumerate();
+    rows.for_each(|(before, row)| {
+        SinusoidalPositionEncoder::new(depth).unwrap().add_to_rows(row, before).unwrap()
+    });
+    let encoder = SinusoidalPositionEncoder::new(depth).unwrap();
+    for (time, before) in [(3, 1020), (5, 1022), (4, 1030), (1, 0), (1100, 0), (7, 0)] {
+        let mut rows = vec![0f32; time * depth];
+        encoder.add_to_rows(&mut rows, before).unwrap();
+        assert_eq!(rows, expected[before * depth..][..rows.len()], "{time} after {before}");
+        for batch in [1, 2] {
+            let zeros = Tensor::zeros((batch, time, depth), DType::F32, &DEVICE).unwrap();
+            let code = encoder.forward(&zeros).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(code, expected[..time * depth].repeat(batch), "{time} of {batch}");
+        }
+    }
+    assert!(encoder.forward(&Tensor::zeros((1, 2, 4), DType::F32, &DEVICE).unwrap()).is_err());
 }
 
 #[test]
