@@ -48,7 +48,17 @@ fn gpu_models_run_on_the_kernels() {
     for (name, kernels) in [
         (
             "demo",
-            &["attention", "best", "cif_sums", "fsmn_memory", "layer_norm", "linear_ending", "linear_norm"][..],
+            &[
+                "attention",
+                "best",
+                "cif_fire",
+                "cif_sums",
+                "fsmn_memory",
+                "layer_norm",
+                "linear_ending",
+                "linear_norm",
+                "unfold",
+            ][..],
         ),
         (
             "demo-sensevoice",

@@ -16,8 +16,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use clap::Parser;
 use funasr_candle::device::{Compute, DeviceName, Precision};
 use funasr_kernels::{
-    Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, Join, JoinRows, LayerNorm,
-    Lengths, Linear, Lstm, Norm, StateWeight, Visible,
+    Activation, Attention, Best, CifFire, CifSums, FloatWeight, FsmnMemory, Integration, Join, JoinRows,
+    LayerNorm, Lengths, Linear, Lstm, Norm, StateWeight, Unfold, Visible,
 };
 
 /// LFR frames of 20 s, and tokens.
@@ -117,7 +117,8 @@ impl Bench {
         let qkv = self.random(&[batch, T, 3 * D])?;
         let [q, k, v] = [qkv.narrow(2, 0, D)?, qkv.narrow(2, D, D)?, qkv.narrow(2, 2 * D, D)?];
         let queries = lengths.clone();
-        let attention = Attention { heads: H, queries, keys: lengths, visible: Visible::All, bf16: false };
+        let attention =
+            Attention { heads: H, queries, keys: lengths.clone(), visible: Visible::All, bf16: false };
         self.row("attention", &Work::Products(2 * rows * T * D), &|| attention.forward(&q, &k, &v))?;
 
         let wide = FloatWeight::new(&self.random(&[FF, D])?)?;
@@ -137,13 +138,19 @@ impl Bench {
             Ok(y)
         })?;
 
-        // As many tokens as fire in 20 s, each after as many frames.
-        let alphas = vec![TOKENS as f32 / T as f32; T];
-        let fires: Vec<(usize, f32)> = (0..TOKENS).map(|i| ((i + 1) * T / TOKENS - 1, 0.1)).collect();
-        let items = vec![Firing { alphas: &alphas, fires: &fires }; batch];
-        let sums = CifSums { items: &items, tokens: TOKENS };
-        let moved = Work::Values(batch * (T + TOKENS) * D);
-        self.row("cif_sums, with its uploads", &moved, &|| sums.forward(&frames))?;
+        // The predictor: its convolution as a product, alphas of 0.3, and as many tokens as they make.
+        let unfold = Unfold { before: 1, after: 1, lengths: lengths.clone() };
+        self.row("unfold, 3 frames", &Work::Values(batch * T * 4 * D), &|| unfold.forward(&frames))?;
+        let logits = Tensor::full(-0.85f32, (batch, T), &self.device)?;
+        let (scale, tail) = ([1.0, 0.0], Some(0.45));
+        let fire = CifFire { lengths, scale, tail, integration: Integration::Prefix };
+        self.row("cif_fire, read by the host", &Work::Values(batch * 5 * T), &|| {
+            fire.forward(&logits).map(|_| logits.clone())
+        })?;
+        let fired = fire.forward(&logits)?;
+        let tokens = fired.token_num().max();
+        let sums = CifSums { fired: &fired, tokens };
+        self.row("cif_sums", &Work::Values(batch * (T + tokens) * D), &|| sums.forward(&frames))?;
 
         let logits = self.random(&[batch, TOKENS, VOCAB])?;
         let read = Work::Values(batch * TOKENS * VOCAB);

@@ -1,7 +1,7 @@
 //! The sums of continuous integrate-and-fire: one acoustic embedding a token, from weighted frames.
 //!
 //! A token is the sum of the frames since the one before fired, weighted by their alphas, with the alpha of a frame in which a
-//! token fires split between the two. Where tokens fire is decided before: see `Cif` of the models.
+//! token fires split between the two. Where tokens fire is decided before, by [`CifFire`](crate::CifFire).
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -10,27 +10,19 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
-
-/// The weights of one item's frames, and where its tokens fire.
-#[derive(Debug, Clone, Copy)]
-pub struct Firing<'a> {
-    /// Weight of each frame. One more than there are frames is that of the tail, whose hidden state is zero.
-    pub alphas: &'a [f32],
-    /// For each token the frame in which it fires, in order, and the part of that frame's weight that goes to the next token.
-    pub fires: &'a [(usize, f32)],
-}
+use crate::{Cif, Fired};
 
 /// The sums of one batch.
 #[derive(Debug, Clone, Copy)]
 pub struct CifSums<'a> {
-    /// One an item.
-    pub items: &'a [Firing<'a>],
+    /// The tracks, one an item.
+    pub fired: &'a Fired,
     /// Tokens L of the result, at least as many as any item has.
     pub tokens: usize,
 }
 
 impl CifSums<'_> {
-    /// `x [B, T, D]` -> `[B, L, D]`; rows after an item's last token are zero.
+    /// `x [B, T, D]` -> `[B, L, D]`; rows after an item's last token are zero. Frames behind an item's last one count as zero.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x.shape())?;
         // On the CPU the definition is the fast version: one product.
@@ -47,46 +39,45 @@ impl CifSums<'_> {
             return Tensor::zeros((batch, self.tokens, width), x.dtype(), x.device());
         }
         let mut weights = vec![0f32; batch * self.tokens * frames];
-        for (item, weights) in self.items.iter().zip(weights.chunks_exact_mut(self.tokens * frames)) {
-            item.fill_weights(weights, frames);
-        }
+        let items = self.fired.tracks().iter().zip(weights.chunks_exact_mut(self.tokens * frames));
+        items.for_each(|(track, weights)| fill_weights(track, weights, frames));
         let weights = Tensor::from_vec(weights, (batch, self.tokens, frames), x.device())?;
         weights.to_dtype(x.dtype())?.matmul(&x.contiguous()?)
     }
 
     pub(crate) fn check(&self, shape: &Shape) -> Result<()> {
         let (batch, frames, _) = shape.dims3()?;
-        let fits = |item: &Firing| {
-            item.fires.len() <= self.tokens
-                && item.fires.iter().all(|&(frame, _)| frame < item.alphas.len())
-                && item.fires.windows(2).all(|pair| pair[0].0 < pair[1].0)
-                && item.alphas.len() <= frames + 1
+        let fits = |track: &Cif| {
+            track.tokens().len() <= self.tokens
+                && track.fire_frames().all(|frame| frame < track.alphas.len())
+                && track.fires.windows(2).all(|pair| pair[0].0 < pair[1].0)
+                && track.frames <= frames
+                && (track.frames..=track.frames + 1).contains(&track.alphas.len())
         };
-        if self.items.len() != batch || !self.items.iter().all(fits) {
-            let (items, tokens) = (self.items.len(), self.tokens);
+        let tracks = self.fired.tracks();
+        if tracks.len() != batch || !tracks.iter().all(fits) {
+            let (items, tokens) = (tracks.len(), self.tokens);
             bail!("cif-sums: {items} items of at most {tokens} tokens do not fit the input {shape:?}");
         }
         Ok(())
     }
 }
 
-impl Firing<'_> {
-    /// Adds to `weights` (`[tokens, frames]`, zero) what each frame gives to each token.
-    fn fill_weights(&self, weights: &mut [f32], frames: usize) {
-        let mut start = 0;
-        let mut carried = None;
-        for (row, &(fire, rest)) in weights.chunks_exact_mut(frames).zip(self.fires) {
-            if let Some((frame, part)) = carried.filter(|&(frame, _)| frame < frames) {
-                row[frame] = part;
-            }
-            // The tail frame lies behind the last one and its hidden state is zero: it has no column.
-            let end = (fire + 1).min(frames);
-            row[start..end].copy_from_slice(&self.alphas[start..end]);
-            if fire < frames {
-                row[fire] -= rest;
-            }
-            (start, carried) = (end, Some((fire, rest)));
+/// Adds to `weights` (`[tokens, frames]`, zero) what each frame of an item gives to each token.
+fn fill_weights(track: &Cif, weights: &mut [f32], frames: usize) {
+    let mut start = 0;
+    let mut carried = None;
+    for (row, &(fire, rest)) in weights.chunks_exact_mut(frames).zip(track.tokens()) {
+        if let Some((frame, part)) = carried.filter(|&(frame, _)| frame < track.frames) {
+            row[frame] = part;
         }
+        // The tail lies behind the last frame and its hidden state is zero: it has no column.
+        let end = (fire + 1).min(track.frames);
+        row[start..end].copy_from_slice(&track.alphas[start..end]);
+        if fire < track.frames {
+            row[fire] -= rest;
+        }
+        (start, carried) = (end, Some((fire, rest)));
     }
 }
 

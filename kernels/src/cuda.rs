@@ -5,6 +5,7 @@
 
 mod attention;
 mod best;
+mod cif_fire;
 mod cif_sums;
 mod device;
 mod fsmn_memory;
@@ -12,6 +13,7 @@ mod join_rows;
 mod layer_norm;
 mod linear_ending;
 mod lstm;
+mod unfold;
 mod uploads;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +25,7 @@ use half::{bf16, f16};
 
 pub(crate) use attention::attention;
 pub(crate) use best::best;
+pub(crate) use cif_fire::{cif_fire, read_tracks};
 pub(crate) use cif_sums::cif_sums;
 pub use device::{memory_in_use, open_cuda, peak_memory};
 pub(crate) use fsmn_memory::fsmn_memory;
@@ -30,6 +33,7 @@ pub(crate) use join_rows::join_rows;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear_ending::{linear_ending, linear_norm};
 pub(crate) use lstm::lstm;
+pub(crate) use unfold::unfold;
 pub use uploads::Uploads;
 
 /// Threads of a warp.
@@ -49,6 +53,7 @@ struct Kernel {
 
 static ATTENTION: Kernel = Kernel::new("attention", ptx::ATTENTION);
 static BEST: Kernel = Kernel::new("best", ptx::BEST);
+static CIF_FIRE: Kernel = Kernel::new("cif_fire", ptx::CIF_FIRE);
 static CIF_SUMS: Kernel = Kernel::new("cif_sums", ptx::CIF_SUMS);
 static FSMN_MEMORY: Kernel = Kernel::new("fsmn_memory", ptx::FSMN_MEMORY);
 static JOIN_ROWS: Kernel = Kernel::new("join_rows", ptx::JOIN_ROWS);
@@ -56,12 +61,14 @@ static LAYER_NORM: Kernel = Kernel::new("layer_norm", ptx::LAYER_NORM);
 static LINEAR_ENDING: Kernel = Kernel::new("linear_ending", ptx::LINEAR_ENDING);
 static LINEAR_NORM: Kernel = Kernel::new("linear_norm", ptx::LINEAR_NORM);
 static LSTM_STEP: Kernel = Kernel::new("lstm_step", ptx::LSTM_STEP);
+static UNFOLD: Kernel = Kernel::new("unfold", ptx::UNFOLD);
 
 /// How often each kernel was launched by this process: tests read here that a model ran on them. Nothing else does.
 pub fn launches() -> Vec<(&'static str, u64)> {
     let kernels = [
         &ATTENTION,
         &BEST,
+        &CIF_FIRE,
         &CIF_SUMS,
         &FSMN_MEMORY,
         &JOIN_ROWS,
@@ -69,6 +76,7 @@ pub fn launches() -> Vec<(&'static str, u64)> {
         &LINEAR_ENDING,
         &LINEAR_NORM,
         &LSTM_STEP,
+        &UNFOLD,
     ];
     kernels.map(|kernel| (kernel.name, kernel.launches.load(Ordering::Relaxed))).to_vec()
 }

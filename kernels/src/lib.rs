@@ -9,6 +9,7 @@
 
 mod attention;
 mod best;
+mod cif_fire;
 mod cif_sums;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -27,13 +28,15 @@ mod room;
 mod simd;
 mod softmax;
 mod threads;
+mod unfold;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{Uploads, launches, memory_in_use, open_cuda, peak_memory};
 
 pub use attention::{Attention, Visible};
 pub use best::Best;
-pub use cif_sums::{CifSums, Firing};
+pub use cif_fire::{Cif, CifFire, Fired, Integration, alpha};
+pub use cif_sums::CifSums;
 pub use cpu::take_references;
 pub use fsmn_memory::FsmnMemory;
 pub use join_rows::{Join, JoinRows};
@@ -44,3 +47,4 @@ pub use linear_int8::{Int8Weight, LinearInt8, Rounded};
 pub use lstm::{Lstm, StateWeight};
 pub use softmax::Softmax;
 pub use threads::{on_pool, set_threads};
+pub use unfold::Unfold;

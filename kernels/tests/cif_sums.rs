@@ -1,53 +1,34 @@
 use candle_core::Tensor;
-use funasr_kernels::{CifSums, Firing};
+use funasr_kernels::{Cif, CifSums, Fired, Integration};
 
 use crate::{ROUNDS, Random, assert_close, assert_refused, tensor, values};
 
-/// Alphas and fires of one item, as integrate-and-fire finds them.
-pub struct Track {
-    alphas: Vec<f32>,
-    fires: Vec<(usize, f32)>,
-}
-
-impl Track {
-    /// Of `frames` random frames, with a tail behind them.
-    pub fn random(random: &mut Random, frames: usize) -> Self {
-        let mut alphas: Vec<f32> = (0..frames).map(|_| random.within(0, 90) as f32 / 100.0).collect();
-        alphas.push(0.45);
-        let (mut sum, mut fires) = (0f32, Vec::new());
-        for (frame, alpha) in alphas.iter().enumerate() {
-            sum += alpha;
-            if sum >= 1.0 {
-                sum -= 1.0;
-                fires.push((frame, sum));
-            }
-        }
-        Self { alphas, fires }
-    }
-
-    pub fn firing(&self) -> Firing<'_> {
-        Firing { alphas: &self.alphas, fires: &self.fires }
-    }
+/// The track of `frames` random frames, with a tail behind them or without.
+pub fn random_track(random: &mut Random, frames: usize) -> Cif {
+    let mut alphas: Vec<f32> = (0..frames).map(|_| random.within(0, 90) as f32 / 100.0).collect();
+    let tail = random.flag();
+    alphas.extend(tail.then_some(0.45));
+    Integration::Stepwise.track(alphas, tail)
 }
 
 /// Most tokens of an item.
-pub fn most(items: &[Firing]) -> usize {
-    items.iter().map(|item| item.fires.len()).max().unwrap_or(0)
+pub fn most(fired: &Fired) -> usize {
+    fired.tracks().iter().map(|track| track.fires.len()).max().unwrap_or(0)
 }
 
 /// The definition in words: frame by frame into a sum, which fires and keeps the rest.
-fn by_frames(x: &Tensor, items: &[Firing], tokens: usize) -> Vec<f32> {
+fn by_frames(x: &Tensor, tracks: &[Cif], tokens: usize) -> Vec<f32> {
     let (batch, frames, width) = x.dims3().unwrap();
     let x = values(x);
     let mut y = vec![0.0; batch * tokens * width];
-    for (b, item) in items.iter().enumerate() {
-        let mut token = 0;
-        for (t, alpha) in item.alphas.iter().enumerate() {
-            let Some(&(fire, rest)) = item.fires.get(token) else { break };
+    for (b, track) in tracks.iter().enumerate() {
+        let (mut token, fires) = (0, &track.fires[..track.fires.len().min(track.token_num)]);
+        for (t, alpha) in track.alphas.iter().enumerate() {
+            let Some(&(fire, rest)) = fires.get(token) else { break };
             let parts = if t == fire { [alpha - rest, rest] } else { [*alpha, 0.0] };
             for (d, part) in (0..width).flat_map(|d| parts.iter().enumerate().map(move |p| (d, p))) {
                 let (next, part) = part;
-                if t < frames && token + next < item.fires.len() {
+                if t < track.frames && token + next < fires.len() {
                     y[(b * tokens + token + next) * width + d] += part * x[(b * frames + t) * width + d];
                 }
             }
@@ -57,13 +38,24 @@ fn by_frames(x: &Tensor, items: &[Firing], tokens: usize) -> Vec<f32> {
     y
 }
 
+/// Three frames of an item and a tail, with 2 tokens in them.
+fn track() -> Cif {
+    let fires = vec![(1, 0.2), (3, 0.0)];
+    Cif { token_num: 2, alphas: vec![0.6, 0.6, 0.5, 0.3], peaks: vec![0.6, 1.2, 0.7, 1.0], fires, frames: 3 }
+}
+
+fn sums(tracks: Vec<Cif>, tokens: usize, x: &Tensor) -> candle_core::Result<Tensor> {
+    CifSums { fired: &Fired::new(tracks), tokens }.forward(x)
+}
+
 #[test]
 fn by_hand() {
-    // The second frame gives 0.4 to the first token and 0.2 to the second, the tail is zero.
-    let x = tensor(&[1., 10., 100.], &[1, 3, 1]);
-    let items = [Firing { alphas: &[0.6, 0.6, 0.5, 0.3], fires: &[(1, 0.2), (3, 0.0)] }];
-    let y = CifSums { items: &items, tokens: 3 }.forward(&x).unwrap();
+    // The second frame gives 0.4 to the first token and 0.2 to the second, the tail is zero, and so is what lies behind the last frame.
+    let x = tensor(&[1., 10., 100., 1000.], &[1, 4, 1]);
+    let y = sums(vec![track()], 3, &x).unwrap();
     assert_close("sums", &y, &tensor(&[4.6, 52., 0.], &[1, 3, 1]));
+    let y = sums(vec![track()], 3, &x.narrow(1, 0, 3).unwrap()).unwrap();
+    assert_close("no padding", &y, &tensor(&[4.6, 52., 0.], &[1, 3, 1]));
 }
 
 #[test]
@@ -72,20 +64,17 @@ fn reference_is_what_frames_add_up_to() {
         let mut random = Random(round);
         let [batch, frames, width] = [random.within(1, 4), random.within(1, 50), random.within(1, 20)];
         let x = random.rows(batch, frames, width);
-        let mut tracks: Vec<Track> = (0..batch)
-            .map(|_| {
-                let own = random.within(0, frames);
-                Track::random(&mut random, own)
-            })
-            .collect();
+        let mut track = |_| {
+            let own = random.within(0, frames);
+            random_track(&mut random, own)
+        };
+        let mut tracks: Vec<Cif> = (0..batch).map(&mut track).collect();
         // Fewer tokens than fired, as where FunASR counts them otherwise.
-        if random.flag() {
-            tracks[0].fires.pop();
-        }
-        let items: Vec<Firing> = tracks.iter().map(Track::firing).collect();
-        let tokens = most(&items) + random.within(0, 2);
-        let y = CifSums { items: &items, tokens }.forward(&x).unwrap();
-        let expected = by_frames(&x, &items, tokens);
+        tracks[0].token_num = tracks[0].token_num.saturating_sub(1);
+        let fired = Fired::new(tracks);
+        let tokens = most(&fired) + random.within(0, 2);
+        let y = CifSums { fired: &fired, tokens }.forward(&x).unwrap();
+        let expected = by_frames(&x, fired.tracks(), tokens);
         assert_close(&format!("round {round}"), &y, &tensor(&expected, &[batch, tokens, width]));
     }
 }
@@ -93,12 +82,11 @@ fn reference_is_what_frames_add_up_to() {
 #[test]
 fn misfits_name_op_and_shapes() {
     let x = tensor(&[1.0; 6], &[1, 3, 2]);
-    let item = Firing { alphas: &[1.0, 1.0, 1.0], fires: &[(0, 0.0), (1, 0.0)] };
     let parts = ["cif-sums", "[1, 3, 2]"];
-    assert_refused(CifSums { items: &[item, item], tokens: 2 }.forward(&x), &parts);
-    assert_refused(CifSums { items: &[item], tokens: 1 }.forward(&x), &parts);
-    let behind = Firing { fires: &[(3, 0.0)], ..item };
-    assert_refused(CifSums { items: &[behind], tokens: 1 }.forward(&x), &parts);
-    let twice = Firing { fires: &[(1, 0.0), (1, 0.0)], ..item };
-    assert_refused(CifSums { items: &[twice], tokens: 2 }.forward(&x), &parts);
+    assert_refused(sums(vec![track(), track()], 2, &x), &parts);
+    assert_refused(sums(vec![track()], 1, &x), &parts);
+    assert_refused(sums(vec![Cif { fires: vec![(4, 0.0)], ..track() }], 2, &x), &parts);
+    assert_refused(sums(vec![Cif { fires: vec![(1, 0.0), (1, 0.0)], ..track() }], 2, &x), &parts);
+    assert_refused(sums(vec![Cif { frames: 4, ..track() }], 2, &x), &parts);
+    assert_refused(sums(vec![Cif { frames: 2, ..track() }], 2, &x), &parts);
 }

@@ -4,11 +4,12 @@
 
 use candle_core::{DType, Device, Tensor};
 use funasr_kernels::{
-    Activation, Attention, Best, CifSums, Firing, FloatWeight, FsmnMemory, LayerNorm, Lengths, Linear, Lstm,
-    Norm, Uploads, Visible, launches, open_cuda,
+    Activation, Attention, Best, CifSums, Fired, FloatWeight, FsmnMemory, LayerNorm, Lengths, Linear, Lstm,
+    Norm, Unfold, Uploads, Visible, launches, open_cuda,
 };
 
-use crate::cif_sums::{Track, most};
+use crate::cif_fire::random_op;
+use crate::cif_sums::{most, random_track};
 use crate::join_rows::Case;
 use crate::lstm::laid_out;
 use crate::{Random, assert_refused, tensor, values};
@@ -344,13 +345,54 @@ fn cif_sums() {
             let mut random = Random(round);
             let [batch, frames, width] = [random.within(1, 4), random.within(1, 60), random.within(1, 300)];
             let x = Both::new(&random.tensor(&[batch, frames, width]), dtype, gpu);
-            let mut tracks = vec![Track::random(&mut random, frames)];
-            tracks.extend((1..batch).map(|i| Track::random(&mut random, frames * i / batch)));
-            let items: Vec<Firing> = tracks.iter().map(Track::firing).collect();
-            let op = CifSums { items: &items, tokens: most(&items).max(1) };
+            let mut tracks = vec![random_track(&mut random, frames)];
+            tracks.extend((1..batch).map(|i| random_track(&mut random, frames * i / batch)));
+            tracks[0].token_num = tracks[0].token_num.saturating_sub(random.within(0, 1));
+            let fired = Fired::new(tracks);
+            let op = CifSums { fired: &fired, tokens: most(&fired).max(1) };
             let expected = op.reference(&x.cpu).unwrap();
             let y = op.forward(&x.gpu).unwrap();
             assert_near(&format!("{dtype:?}, [{batch}, {frames}, {width}]"), &y, &expected, tolerance);
+        }
+    });
+}
+
+/// From the alphas on all is the host's to the bit: where tokens fire, peaks, what goes to the next token, and how many there are.
+#[test]
+fn cif_fire() {
+    let (gpu, before) = (gpu(), launched("cif_fire"));
+    for (round, lengths) in batches(&[&[1], &[2, 0, 1], &[1023, 1024], &[2500, 1]], 300) {
+        let mut random = Random(round);
+        let op = random_op(&mut random, lengths.clone());
+        let logits = (random.tensor(&[lengths.batch(), lengths.max()]) * 3.0).unwrap();
+        let (expected, fired) =
+            (op.reference(&logits).unwrap(), op.forward(&logits.to_device(&gpu).unwrap()).unwrap());
+        for (track, expected) in fired.tracks().iter().zip(expected.tracks()) {
+            let near = track.alphas.iter().zip(&expected.alphas).all(|(a, b)| (a - b).abs() <= 2e-6);
+            assert!(near && track.alphas.len() == expected.alphas.len(), "{op:?}");
+            let of_these = op.integration.track(track.alphas.clone(), op.tail.is_some());
+            assert_eq!(track, &of_these, "{op:?}");
+        }
+        // The sums read the tracks where they are.
+        let x = random.tensor(&[lengths.batch(), lengths.max(), 5]);
+        let tokens = fired.token_num().max().max(most(&fired)).max(1);
+        let y = CifSums { fired: &fired, tokens }.forward(&x.to_device(&gpu).unwrap()).unwrap();
+        let host = Fired::new(fired.tracks().to_vec());
+        let expected = CifSums { fired: &host, tokens }.reference(&x).unwrap();
+        assert_near(&format!("{op:?}"), &y, &expected, 2e-5);
+    }
+    assert!(launched("cif_fire") > before);
+}
+
+#[test]
+fn unfold() {
+    in_every_format("unfold", |dtype, _, gpu| {
+        for (round, lengths) in batches(&[&[1], &[2, 0, 1], &[40, 7]], 60) {
+            let mut random = Random(round);
+            let op = Unfold { before: random.within(0, 3), after: random.within(0, 3), lengths };
+            let x = Both::rows(&mut random, &op.lengths, 1 + round as usize, 1.0, (dtype, gpu));
+            let expected = op.reference(&x.cpu).unwrap();
+            assert_near(&format!("{dtype:?}, {op:?}"), &op.forward(&x.gpu).unwrap(), &expected, 0.0);
         }
     });
 }

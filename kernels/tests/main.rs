@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod attention;
 mod best;
+mod cif_fire;
 mod cif_sums;
 mod fsmn_memory;
 #[cfg(feature = "cuda")]
@@ -15,6 +16,7 @@ mod linear;
 mod linear_int8;
 mod lstm;
 mod softmax;
+mod unfold;
 
 use candle_core::{Device, Result, Tensor};
 use funasr_kernels::Lengths;

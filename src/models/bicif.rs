@@ -76,8 +76,9 @@ impl BiCifParaformer {
         lengths.check("bicif paraformer", speech)?;
         let encoder_out = self.body.encoder.forward(speech, lengths)?;
         let cif = self.predictor.forward(&encoder_out, lengths)?;
-        let us_alphas = self.predictor.us_alphas(&encoder_out, lengths, &cif.token_num)?;
         let decoder_logits = self.body.decode(&cif, &encoder_out, lengths)?;
+        // Behind the decoder, which a GPU so has to do while the host waits for these.
+        let us_alphas = self.predictor.us_alphas(&encoder_out, lengths, &cif.token_num)?;
         Ok(Output { encoder_out, cif, us_alphas, decoder_logits })
     }
 }

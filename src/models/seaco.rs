@@ -4,7 +4,7 @@
 //! Shi et al., "SeACo-Paraformer: A Non-Autoregressive ASR System with Flexible and Effective Hotword
 //! Customization Ability", 2023; FunASR `models/seaco_paraformer/model.py`.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use candle_nn::ops::log_softmax;
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use super::bicif::PredictorClass;
 use super::paraformer::{self, Body, DecoderClass};
 use crate::nn::{
     BiasEncoder, BiasEncoderType, CifOutput, CifPredictorV3, CifV3Config, DecoderStack, Lengths, Linear,
-    SanmDecoder, SanmDecoderConfig, SanmEncoder, pad_hotwords,
+    SanmDecoder, SanmDecoderConfig, SanmEncoder, best_of_rows, pad_hotwords,
 };
 
 /// Entries of a hotword list that pass the attention filter, the one for "no hotword" not counted.
@@ -161,10 +161,11 @@ impl SeacoParaformer {
         }
         let encoder_out = self.body.encoder.forward(speech, lengths)?;
         let cif = self.predictor.forward(&encoder_out, lengths)?;
-        let us_alphas = self.predictor.us_alphas(&encoder_out, lengths, &cif.token_num)?;
+        // Behind all else, which a GPU so has to do while the host waits for these.
+        let us_alphas = || self.predictor.us_alphas(&encoder_out, lengths, &cif.token_num);
         if cif.token_num.max() == 0 {
             let decoder_logits = self.body.decode(&cif, &encoder_out, lengths)?;
-            let decoder_hidden = cif.acoustic_embeds.clone();
+            let (us_alphas, decoder_hidden) = (us_alphas()?, cif.acoustic_embeds.clone());
             return Ok(Output { encoder_out, cif, us_alphas, decoder_hidden, bias: None, decoder_logits });
         }
         let decoder = &self.body.decoder;
@@ -176,6 +177,7 @@ impl SeacoParaformer {
             decoder_logits = self.merge(&decoder_logits, &stages.dha, hotwords)?;
             bias = Some(stages);
         }
+        let us_alphas = us_alphas()?;
         Ok(Output { encoder_out, cif, us_alphas, decoder_hidden, bias, decoder_logits })
     }
 
@@ -204,12 +206,10 @@ impl SeacoParaformer {
         if count <= FILTERED {
             return Ok(hotwords.clone());
         }
-        let scores: Vec<f32> = self.hotword_scores(hidden, hotwords)?.to_vec1()?;
-        let mut ranked: Vec<u32> = (0..count as u32).collect();
-        ranked.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
-        ranked.truncate(FILTERED);
-        ranked.push(count as u32 - 1);
-        hotwords.index_select(&Tensor::new(ranked, hotwords.device())?, 0)
+        let scores = self.hotword_scores(hidden, hotwords)?;
+        let ranked = best_of_rows(&scores.unsqueeze(0)?, FILTERED)?.narrow(1, 0, FILTERED)?.squeeze(0)?;
+        let no_hotword = Tensor::new(&[count as u32 - 1], hotwords.device())?;
+        hotwords.index_select(&Tensor::cat(&[ranked.to_dtype(DType::U32)?, no_hotword], 0)?, 0)
     }
 
     /// How much one utterance, `hidden [1, L, D]`, attends to each entry of a list `[N, D]`, over all heads

@@ -8,7 +8,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use funasr_kernels::{CifSums, Firing};
+use funasr_kernels::{Cif, CifFire, CifSums, Integration, Unfold, alpha};
 use serde::Deserialize;
 
 use super::{Lengths, Linear};
@@ -61,28 +61,24 @@ pub struct CifOutput {
     pub peaks: Vec<Vec<f32>>,
 }
 
-/// CIF predictor V2: a convolution and a linear layer give alphas, which [`Cif`] integrates.
+/// CIF predictor V2: a convolution and a linear layer give alphas, which add up to tokens.
 #[derive(Debug, Clone)]
 pub struct CifPredictor {
     /// The convolution, as a product with `taps` neighbouring frames.
     cif_conv1d: Linear,
     cif_output: Linear,
     config: CifConfig,
-    integrate: fn(&[f32], bool) -> Cif,
+    integration: Integration,
 }
 
 impl CifPredictor {
     /// Loads `cif_conv1d` and `cif_output`.
     pub fn load(config: &CifConfig, vb: VarBuilder) -> Result<Self> {
-        Self::load_with(config, Cif::integrate, vb)
+        Self::load_with(config, Integration::Prefix, vb)
     }
 
     /// [`CifPredictor::load`] with another way to integrate.
-    pub(super) fn load_with(
-        config: &CifConfig,
-        integrate: fn(&[f32], bool) -> Cif,
-        vb: VarBuilder,
-    ) -> Result<Self> {
+    pub(super) fn load_with(config: &CifConfig, integration: Integration, vb: VarBuilder) -> Result<Self> {
         if config.threshold != 1.0 {
             bail!("predictor: a threshold of {} is not supported, only 1", config.threshold);
         }
@@ -96,42 +92,41 @@ impl CifPredictor {
             // Alphas add up over a recording: 16 bits of each would move the places where tokens fire.
             cif_output: Linear::load_f32(width, 1, vb.to_dtype(DType::F32).pp("cif_output"))?,
             config: config.clone(),
-            integrate,
+            integration,
         })
     }
 
     /// `encoder_out [B, T, D]` -> tokens. An item gives the same in any batch: what lies in the padding is not read.
     pub fn forward(&self, encoder_out: &Tensor, lengths: &Lengths) -> Result<CifOutput> {
-        let hidden = without_padding(encoder_out, lengths)?;
-        let mut alphas = self.alphas(&hidden, lengths)?;
-        let tail = self.config.tail_threshold > 0.0;
-        if tail {
-            alphas.iter_mut().for_each(|alphas| alphas.push(self.config.tail_threshold as f32));
-        }
-        let tracks: Vec<Cif> = alphas.iter().map(|alphas| (self.integrate)(alphas, tail)).collect();
-        let token_num = Lengths::new(tracks.iter().map(|track| track.token_num).collect::<Vec<_>>());
-        let firings: Vec<Firing> = tracks.iter().map(Cif::firing).collect();
-        Ok(CifOutput {
-            acoustic_embeds: CifSums { items: &firings, tokens: token_num.max() }.forward(&hidden)?,
-            token_num,
-            alphas,
-            peaks: tracks.into_iter().map(|track| track.peaks).collect(),
-        })
+        let tail = Some(self.tail_threshold()).filter(|&tail| tail > 0.0);
+        let (lengths, scale, integration) = (lengths.clone(), self.scale(), self.integration);
+        let logits = self.logits(encoder_out, &lengths)?.squeeze(2)?;
+        let fired = CifFire { lengths, scale, tail, integration }.forward(&logits)?;
+        let token_num = fired.token_num();
+        let acoustic_embeds = CifSums { fired: &fired, tokens: token_num.max() }.forward(encoder_out)?;
+        let tracks = fired.into_tracks().into_iter();
+        let (alphas, peaks) = tracks.map(|Cif { alphas, peaks, .. }| (alphas, peaks)).unzip();
+        Ok(CifOutput { acoustic_embeds, token_num, alphas, peaks })
     }
 
-    /// `relu` of the convolution over `hidden [B, T, D]`, which is zero in the padding: `[B, T, D]`.
-    pub(super) fn convolve(&self, hidden: &Tensor) -> Result<Tensor> {
-        let (time, taps) = (hidden.dim(1)?, 0..=self.config.l_order + self.config.r_order);
-        let padded = hidden.pad_with_zeros(1, self.config.l_order, self.config.r_order)?;
-        let taps: Vec<Tensor> = taps.map(|tap| padded.narrow(1, tap, time)).collect::<Result<_>>()?;
-        self.cif_conv1d.forward_relu(&Tensor::cat(&taps, 2)?)
+    /// `relu` of the convolution over the valid frames of `hidden [B, T, D]`: `[B, T, D]`.
+    pub(super) fn convolve(&self, hidden: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+        let CifConfig { l_order: before, r_order: after, .. } = self.config;
+        self.cif_conv1d.forward_relu(&Unfold { before, after, lengths: lengths.clone() }.forward(hidden)?)
+    }
+
+    /// What weights of frames are made of, `[B, T, 1]` in f32.
+    fn logits(&self, hidden: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+        self.cif_output.forward(&self.convolve(hidden, lengths)?.to_dtype(DType::F32)?)
     }
 
     /// Weights of each item's valid frames.
     pub(super) fn alphas(&self, hidden: &Tensor, lengths: &Lengths) -> Result<Vec<Vec<f32>>> {
-        let CifConfig { smooth_factor, noise_threshold, .. } = self.config;
-        let logits = self.cif_output.forward(&self.convolve(hidden)?.to_dtype(DType::F32)?)?;
-        weights(&logits, lengths, [smooth_factor, noise_threshold])
+        weights(&self.logits(hidden, lengths)?, lengths, self.scale())
+    }
+
+    fn scale(&self) -> [f32; 2] {
+        [self.config.smooth_factor as f32, self.config.noise_threshold as f32]
     }
 
     /// Weight of the frame behind the last one.
@@ -140,95 +135,9 @@ impl CifPredictor {
     }
 }
 
-/// `[B, T, D]` with zeros in the padding.
-pub(super) fn without_padding(encoder_out: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-    lengths.check("predictor", encoder_out)?;
-    if !lengths.padded() {
-        return Ok(encoder_out.clone());
-    }
-    let mask = lengths.mask(encoder_out.dtype(), encoder_out.device())?;
-    encoder_out.broadcast_mul(&mask.unsqueeze(2)?)
-}
-
-/// `relu(sigmoid(logits) * smooth - noise)` of each item's valid frames; `logits [B, T, 1]`.
-pub(super) fn weights(
-    logits: &Tensor,
-    lengths: &Lengths,
-    [smooth, noise]: [f64; 2],
-) -> Result<Vec<Vec<f32>>> {
+/// Weights of each item's valid frames from `logits [B, T, 1]`.
+pub(super) fn weights(logits: &Tensor, lengths: &Lengths, scale: [f32; 2]) -> Result<Vec<Vec<f32>>> {
     let logits = logits.squeeze(2)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    let (smooth, noise) = (smooth as f32, noise as f32);
-    let weigh = |x: &f32| (smooth / (1.0 + (-x).exp()) - noise).max(0.0);
-    let item = |(row, &n): (&Vec<f32>, &usize)| row[..n].iter().map(weigh).collect();
+    let item = |(row, &n): (&Vec<f32>, &usize)| row[..n].iter().map(|&logit| alpha(logit, scale)).collect();
     Ok(logits.iter().zip(lengths.items()).map(item).collect())
-}
-
-/// The firing track of one utterance.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cif {
-    /// Tokens, as FunASR counts them: from the f32 sum of the alphas, not from the firings.
-    pub token_num: usize,
-    /// Running sum since the last firing at each frame; where a token fired, before it took its 1.
-    pub peaks: Vec<f32>,
-    /// Per firing: its frame and the part of that frame's alpha that goes to the next token.
-    fires: Vec<(usize, f32)>,
-    alphas: Vec<f32>,
-}
-
-impl Cif {
-    /// Integrates the alphas of one utterance. With a tail the token count is the whole part of their sum, without
-    /// one their sum rounded half to even.
-    pub fn integrate(alphas: &[f32], tail: bool) -> Self {
-        let (mut sum, mut floor_before) = (0f64, 0f32);
-        let mut peaks = Vec::with_capacity(alphas.len());
-        let mut fires = Vec::new();
-        for (frame, &alpha) in alphas.iter().enumerate() {
-            sum += f64::from(alpha);
-            let prefix = sum as f32;
-            let fired = prefix.floor() > floor_before;
-            // In this order, since the first addition rounds.
-            let peak = (f32::from(fired) + prefix) - prefix.floor();
-            if fired {
-                fires.push((frame, peak - peak.floor()));
-            }
-            peaks.push(peak);
-            floor_before = prefix.floor();
-        }
-        Self { token_num: count(sum, tail), peaks, fires, alphas: alphas.to_vec() }
-    }
-
-    /// [`Cif::integrate`] as version 3 does it (`models/bicif_paraformer/cif_predictor.py`, `cif`): the sum is
-    /// kept in f32 and loses 1 with each firing, so that a frame fires once at most.
-    pub fn integrate_stepwise(alphas: &[f32], tail: bool) -> Self {
-        let mut sum = 0f32;
-        let mut peaks = Vec::with_capacity(alphas.len());
-        let mut fires = Vec::new();
-        for (frame, &alpha) in alphas.iter().enumerate() {
-            let missing = 1.0 - sum;
-            sum += alpha;
-            peaks.push(sum);
-            if sum >= 1.0 {
-                fires.push((frame, alpha - missing));
-                sum -= 1.0;
-            }
-        }
-        let total = alphas.iter().map(|&alpha| f64::from(alpha)).sum();
-        Self { token_num: count(total, tail), peaks, fires, alphas: alphas.to_vec() }
-    }
-
-    /// Frames at which a token fired.
-    pub fn fire_frames(&self) -> impl Iterator<Item = usize> + '_ {
-        self.fires.iter().map(|&(frame, _)| frame)
-    }
-
-    /// The firings that make tokens.
-    fn firing(&self) -> Firing<'_> {
-        Firing { alphas: &self.alphas, fires: &self.fires[..self.fires.len().min(self.token_num)] }
-    }
-}
-
-/// Tokens in a sum of alphas.
-fn count(sum: f64, tail: bool) -> usize {
-    let sum = sum as f32;
-    (if tail { sum.floor() } else { sum.round_ties_even() }) as usize
 }

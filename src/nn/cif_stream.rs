@@ -5,15 +5,15 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::cif::without_padding;
-use super::{CifPredictor, Lengths};
+use super::history::{Histories, Join};
+use super::{CifPredictor, History, Lengths};
 
 /// What is carried from chunk to chunk of one stream: the sum that has not fired yet.
 #[derive(Debug, Clone, Default)]
 pub struct CifState {
     alpha: f32,
-    /// Mean of the frames in the sum, `[1, D]`; none before the first chunk.
-    hidden: Option<Tensor>,
+    /// Mean of the frames in the sum; nothing before the first chunk.
+    hidden: History,
 }
 
 impl CifState {
@@ -22,9 +22,9 @@ impl CifState {
         self.alpha
     }
 
-    /// The weighted mean of their frames, `[1, D]`.
-    pub fn hidden(&self) -> Option<&Tensor> {
-        self.hidden.as_ref()
+    /// The weighted mean of their frames, a row.
+    pub fn hidden(&self) -> &History {
+        &self.hidden
     }
 }
 
@@ -61,8 +61,7 @@ impl CifPredictor {
         frames: &Lengths,
         decided: &[Decided],
     ) -> Result<CifStep> {
-        let hidden = without_padding(encoder_out, frames)?;
-        let mut alphas = self.alphas(&hidden, frames)?;
+        let mut alphas = self.alphas(encoder_out, frames)?;
         let tail = self.tail_threshold();
         let mut tracks = Vec::with_capacity(states.len());
         for ((state, alphas), decided) in states.iter().zip(&mut alphas).zip(decided) {
@@ -71,11 +70,9 @@ impl CifPredictor {
             tracks.push(StreamTrack::integrate(state.alpha, alphas, decided.last.then_some(tail)));
         }
         let tokens = Lengths::new(tracks.iter().map(|track| track.fires.len()).collect::<Vec<_>>());
-        let embeds = stream_embeds(&tracks, states, &hidden, tokens.max())?;
-        for (i, (state, track)) in states.iter_mut().zip(&tracks).enumerate() {
-            // A copy: a view would keep the embeddings of all streams alive.
-            let rest = embeds.get(i)?.narrow(0, tokens.max(), 1)?.force_contiguous()?;
-            **state = CifState { alpha: track.alpha, hidden: Some(rest) };
+        let embeds = stream_embeds(&tracks, states, (encoder_out, frames), tokens.max())?;
+        for ((state, track), rest) in states.iter_mut().zip(&tracks).zip(rests(&embeds)?) {
+            **state = CifState { alpha: track.alpha, hidden: rest };
         }
         let fires = tracks.into_iter().map(|track| track.fires).collect();
         let acoustic_embeds = embeds.narrow(1, 0, tokens.max())?.contiguous()?;
@@ -129,11 +126,15 @@ impl StreamTrack {
 fn stream_embeds(
     tracks: &[StreamTrack],
     states: &[&mut CifState],
-    hidden: &Tensor,
+    (encoder_out, frames): (&Tensor, &Lengths),
     tokens: usize,
 ) -> Result<Tensor> {
-    let (batch, frames, width) = hidden.dims3()?;
-    let columns = 1 + frames;
+    let past: Vec<&History> = states.iter().map(|state| &state.hidden).collect();
+    let join =
+        |(past, &fresh): (&&History, &usize)| Join { lead: 1 - past.len(), fresh, trail: 0, keep: 0..0 };
+    let joins: Vec<Join> = past.iter().zip(frames.items()).map(join).collect();
+    let hidden = Histories::open(&past, &joins, 1)?.join(encoder_out)?;
+    let (batch, columns) = (tracks.len(), hidden.dim(1)?);
     let mut weights = vec![0f32; batch * (tokens + 1) * columns];
     for (track, weights) in tracks.iter().zip(weights.chunks_exact_mut((tokens + 1) * columns)) {
         let last = track.weights.len() - 1;
@@ -143,8 +144,15 @@ fn stream_embeds(
         }
     }
     let weights = Tensor::from_vec(weights, (batch, tokens + 1, columns), hidden.device())?;
-    let zero = Tensor::zeros((1, width), hidden.dtype(), hidden.device())?;
-    let carried: Vec<&Tensor> = states.iter().map(|state| state.hidden.as_ref().unwrap_or(&zero)).collect();
-    let hidden = Tensor::cat(&[&Tensor::stack(&carried, 0)?, hidden], 1)?;
     weights.to_dtype(hidden.dtype())?.matmul(&hidden)
+}
+
+/// The last row of each stream's, as its own: a view would keep the rows of all streams alive.
+fn rests(embeds: &Tensor) -> Result<Vec<History>> {
+    let (batch, rows, _) = embeds.dims3()?;
+    let join = Join { lead: 0, fresh: rows, trail: 0, keep: rows - 1..rows };
+    let nothing = History::default();
+    let mut histories = Histories::open(&vec![&nothing; batch], &vec![join; batch], 1)?;
+    histories.join(embeds)?;
+    histories.close()
 }

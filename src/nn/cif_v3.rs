@@ -5,9 +5,10 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use funasr_kernels::Integration;
 use serde::Deserialize;
 
-use super::cif::{self, Cif, CifConfig, CifOutput, CifPredictor};
+use super::cif::{self, CifConfig, CifOutput, CifPredictor};
 use super::{Lengths, Linear, Lstm, LstmConfig};
 
 /// `predictor_conf`, with FunASR's key names and defaults.
@@ -75,7 +76,7 @@ impl CifPredictorV3 {
             .transpose()?;
         let inputs = if blstm.is_some() { 2 * width } else { width };
         Ok(Self {
-            cif: CifPredictor::load_with(&config.cif, Cif::integrate_stepwise, vb.clone())?,
+            cif: CifPredictor::load_with(&config.cif, Integration::Stepwise, vb.clone())?,
             upsample_cnn: Linear::new(
                 &weight.permute((2, 1, 0))?.reshape((times * width, width))?,
                 bias.repeat(times)?,
@@ -99,10 +100,10 @@ impl CifPredictorV3 {
     /// What the finer weights are made of: `encoder_out [B, T, D]` -> `[B, T * upsample_times, D]`, with LSTM
     /// `[.., 2 D]`. In a batch the LSTM starts at each item's own ends, where FunASR's reads the padding.
     pub fn upsample(&self, encoder_out: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-        let mut x = cif::without_padding(encoder_out, lengths)?;
-        if self.config.use_cif1_cnn {
-            x = self.cif.convolve(&x)?;
-        }
+        let x = match self.config.use_cif1_cnn {
+            true => self.cif.convolve(encoder_out, lengths)?,
+            false => encoder_out.clone(),
+        };
         let (batch, time, width) = x.dims3()?;
         let x = self.upsample_cnn.forward(&x)?.reshape((batch, time * self.upsample_times(), width))?;
         match &self.blstm {
@@ -121,7 +122,7 @@ impl CifPredictorV3 {
     ) -> Result<Vec<Vec<f32>>> {
         let upsampled = self.upsample(encoder_out, lengths)?.to_dtype(DType::F32)?;
         let logits = self.cif_output2.forward(&upsampled)?;
-        let range = [self.config.smooth_factor2, self.config.noise_threshold2];
+        let range = [self.config.smooth_factor2 as f32, self.config.noise_threshold2 as f32];
         let mut items = cif::weights(&logits, &self.upsampled(lengths), range)?;
         for (alphas, &count) in items.iter_mut().zip(token_num.items()) {
             let sum = alphas.iter().map(|&alpha| f64::from(alpha)).sum::<f64>() as f32;

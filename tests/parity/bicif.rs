@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use funasr_candle::decode::timestamps::{CifTrack, token_spans, ts_prediction_lfr6_standard, us_peaks};
 use funasr_candle::models::bicif::{BiCifParaformer, Config, Output};
-use funasr_candle::nn::{Cif, Lengths};
+use funasr_candle::nn::{Integration, Lengths};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -135,7 +135,7 @@ fn stepwise_integration_takes_one_from_each_firing() {
         (&[1.0, 1.0], &[1.0, 1.0], &[0, 1], 2),
     ];
     for (alphas, peaks, fires, tokens) in cases {
-        let track = Cif::integrate_stepwise(alphas, true);
+        let track = Integration::Stepwise.track(alphas.to_vec(), true);
         assert_eq!(track.peaks, peaks, "{alphas:?}");
         assert_eq!(track.fire_frames().collect::<Vec<_>>(), fires, "{alphas:?}");
         assert_eq!(track.token_num, tokens, "{alphas:?}");

@@ -113,7 +113,7 @@ fn check_caches(case: &Case, state: &State, [stream, chunk]: [usize; 2], errors:
     let memories: Vec<&Tensor> = state.decoder().memories().into_iter().filter_map(|m| m.rows()).collect();
     let memories = (!memories.is_empty()).then(|| Tensor::cat(&memories, 0).unwrap());
     let histories = [
-        ("cif_hidden", state.cif().hidden().map(|hidden| hidden.unsqueeze(0).unwrap())),
+        ("cif_hidden", state.cif().hidden().rows().cloned()),
         ("encoder_kv", encoder.history().rows().cloned()),
         ("decoder_kv", state.decoder().cross().rows().cloned()),
         ("fsmn", memories),
