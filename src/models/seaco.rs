@@ -184,13 +184,7 @@ impl SeacoParaformer {
     /// The second decoder on acoustic embeddings and `hidden` states `[B, L, D]`.
     fn bias(&self, cif: &CifOutput, hidden: &Tensor, hotwords: &[Option<&Tensor>]) -> Result<Bias> {
         let tokens = &cif.token_num;
-        let filter = |(i, list): (usize, &Option<&Tensor>)| match list {
-            Some(list) if tokens.items()[i] > 0 => {
-                self.filter(&hidden.narrow(0, i, 1)?.narrow(1, 0, tokens.items()[i])?, list).map(Some)
-            }
-            _ => Ok(None),
-        };
-        let lists = hotwords.iter().enumerate().map(filter).collect::<Result<Vec<_>>>()?;
+        let lists = self.filter(hidden, tokens, hotwords)?;
         let lists: Vec<_> = lists.iter().map(Option::as_ref).collect();
         let (memory, counts) = pad_hotwords(&lists, hidden)?;
         let cif_attended = self.seaco_decoder.forward(&cif.acoustic_embeds, tokens, &memory, &counts)?;
@@ -199,31 +193,49 @@ impl SeacoParaformer {
         Ok(Bias { cif_attended, dec_attended, dha: log_softmax(&dha, D::Minus1)? })
     }
 
-    /// The entries of a list `[N, D]` that one utterance, `hidden [1, L, D]`, attends to most, then the one
-    /// for "no hotword", which may so come twice, as in FunASR; a short list as it is.
-    fn filter(&self, hidden: &Tensor, hotwords: &Tensor) -> Result<Tensor> {
-        let count = hotwords.dim(0)?;
-        if count <= FILTERED {
-            return Ok(hotwords.clone());
+    /// Of each list `[N, D]` the entries that the utterance, `hidden [B, L, D]` of `tokens`, attends to most; a short list as it is, and
+    /// none for an utterance without tokens.
+    fn filter(
+        &self,
+        hidden: &Tensor,
+        tokens: &Lengths,
+        hotwords: &[Option<&Tensor>],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let heard = |(list, &count): (&Option<&Tensor>, &usize)| list.filter(|_| count > 0).cloned();
+        let mut lists: Vec<Option<Tensor>> = hotwords.iter().zip(tokens.items()).map(heard).collect();
+        let long = |list: &Option<Tensor>| list.as_ref().is_some_and(|list| list.dims()[0] > FILTERED);
+        let long: Vec<usize> = (0..lists.len()).filter(|&i| long(&lists[i])).collect();
+        if long.is_empty() {
+            return Ok(lists);
         }
-        let scores = self.hotword_scores(hidden, hotwords)?;
-        let ranked = best_of_rows(&scores.unsqueeze(0)?, FILTERED)?.narrow(1, 0, FILTERED)?.squeeze(0)?;
-        let no_hotword = Tensor::new(&[count as u32 - 1], hotwords.device())?;
-        hotwords.index_select(&Tensor::cat(&[ranked.to_dtype(DType::U32)?, no_hotword], 0)?, 0)
+        let rows = Tensor::new(long.iter().map(|&i| i as u32).collect::<Vec<_>>(), hidden.device())?;
+        let counts = Lengths::new(long.iter().map(|&i| tokens.items()[i]).collect::<Vec<_>>());
+        let hidden = hidden.index_select(&rows, 0)?.narrow(1, 0, counts.max())?.contiguous()?;
+        let ranked: Vec<_> = long.iter().map(|&i| lists[i].as_ref()).collect();
+        let scores = self.hotword_scores(&hidden, &counts, &ranked)?;
+        for (row, i) in long.into_iter().enumerate() {
+            let list = lists[i].take();
+            lists[i] = list.map(|list| most_attended(&list, &scores.get(row)?)).transpose()?;
+        }
+        Ok(lists)
     }
 
-    /// How much one utterance, `hidden [1, L, D]`, attends to each entry of a list `[N, D]`, over all heads
-    /// and tokens: `[N]`.
-    pub fn hotword_scores(&self, hidden: &Tensor, hotwords: &Tensor) -> Result<Tensor> {
-        let memory = hotwords.unsqueeze(0)?;
-        let (tokens, counts) = (Lengths::full(1, hidden.dim(1)?), Lengths::full(1, hotwords.dim(0)?));
+    /// How much each utterance, `hidden [B, L, D]` of `tokens`, attends to each entry of its list, over all heads and
+    /// tokens: `[B, N]`, N the length of the longest list; what is behind a shorter one is next to nothing.
+    pub fn hotword_scores(
+        &self,
+        hidden: &Tensor,
+        tokens: &Lengths,
+        hotwords: &[Option<&Tensor>],
+    ) -> Result<Tensor> {
+        let (memory, counts) = pad_hotwords(hotwords, hidden)?;
         let (before, from) = self.seaco_decoder.layers().split_at(RANKING_LAYER);
         let Some(ranking) = from.first() else { bail!("seaco decoder: no layer {RANKING_LAYER}") };
         let mut x = hidden.clone();
         for layer in before {
-            x = layer.forward(&x, &tokens, &memory, &counts)?;
+            x = layer.forward(&x, tokens, &memory, &counts)?;
         }
-        ranking.attention_weights(&x, &memory)?.sum(0)?.sum(0)
+        ranking.attention_weights(&x, tokens, &memory, &counts)?.sum(1)?.sum(1)
     }
 
     /// Log-probabilities `[B, L, V]`: of `dha` where it does not say "no hotword", else of the decoder.
@@ -233,6 +245,16 @@ impl SeacoParaformer {
         let meant = dha.argmax_keepdim(D::Minus1)?.ne(self.no_bias)?.broadcast_mul(&given)?;
         meant.broadcast_as(dha.shape())?.where_cond(dha, decoder)
     }
+}
+
+/// The entries of a list `[N, D]` with the highest `scores`, of which those of the list come first; then the one for "no hotword",
+/// which may so come twice, as in FunASR.
+fn most_attended(list: &Tensor, scores: &Tensor) -> Result<Tensor> {
+    let count = list.dim(0)?;
+    let scores = scores.narrow(0, 0, count)?.unsqueeze(0)?;
+    let ranked = best_of_rows(&scores, FILTERED)?.narrow(1, 0, FILTERED)?.squeeze(0)?;
+    let no_hotword = Tensor::new(&[count as u32 - 1], list.device())?;
+    list.index_select(&Tensor::cat(&[ranked.to_dtype(DType::U32)?, no_hotword], 0)?, 0)
 }
 
 /// What FunASR would fail on, or go on with numbers that mean nothing.

@@ -3,6 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use funasr_kernels::{Join, JoinRows};
 use serde::Deserialize;
 
 use super::{Lengths, Linear, Lstm, LstmConfig};
@@ -86,12 +87,8 @@ impl BiasEncoder {
 /// `like [B, L, D]`, and how many each item has.
 pub fn pad_hotwords(items: &[Option<&Tensor>], like: &Tensor) -> Result<(Tensor, Lengths)> {
     let counts = items.iter().map(|item| item.map_or(Ok(0), |x| x.dim(0))).collect::<Result<Vec<_>>>()?;
-    let lengths = Lengths::new(counts);
-    let (width, most) = (like.dim(2)?, lengths.max());
-    let pad = |item: &Option<&Tensor>| match item {
-        Some(x) => x.pad_with_zeros(0, 0, most - x.dim(0)?),
-        None => Tensor::zeros((most, width), like.dtype(), like.device()),
-    };
-    let padded = items.iter().map(pad).collect::<Result<Vec<_>>>()?;
-    Ok((Tensor::stack(&padded, 0)?, lengths))
+    let join = |&past: &usize| Join { lead: 0, past, fresh: 0, trail: 0, keep: 0..0 };
+    let lists = items.iter().map(|item| item.filter(|x| x.dims()[0] > 0).map(|x| x.unsqueeze(0)).transpose());
+    let mut rows = JoinRows::new(counts.iter().map(join).collect(), lists.collect::<Result<_>>()?, 1)?;
+    Ok((rows.forward(like)?, Lengths::new(counts)))
 }

@@ -125,15 +125,24 @@ impl CrossAttention {
         attention.forward(&q, &kv.narrow(2, 0, width)?, &kv.narrow(2, width, width)?)
     }
 
-    /// `x [1, L, D]` and `memory [1, M, D]` of one utterance -> `[H, L, M]`.
-    fn weights(&self, x: &Tensor, memory: &Tensor) -> Result<Tensor> {
+    /// How `x` attends to the memory of `batch`: `[B, H, L, M]`, 0 for what is no token and next to that for
+    /// what is no entry of it.
+    fn weights(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
         let q = self.linear_q.forward(&self.norm3.forward(x)?)?;
         let width = q.dim(2)?;
-        let k = self.linear_k_v.forward(memory)?.narrow(2, 0, width)?;
+        let k = self.linear_k_v.forward(batch.memory)?.narrow(2, 0, width)?;
         let head_width = width / self.heads;
-        let split = |x: Tensor| x.reshape(((), self.heads, head_width))?.transpose(0, 1)?.contiguous();
+        let split = |x: &Tensor| {
+            let (count, time, _) = x.dims3()?;
+            x.reshape((count, time, self.heads, head_width))?.transpose(1, 2)?.contiguous()
+        };
         let q = (q * (head_width as f64).powf(-0.5))?;
-        Softmax.forward(&split(q)?.matmul(&split(k)?.t()?)?)
+        let scores = split(&q)?.matmul(&split(&k)?.t()?)?;
+        let mask = |lengths: &Lengths| lengths.mask(scores.dtype(), scores.device());
+        // A distance whose exponential is zero in every format.
+        let entries = mask(batch.frames)?.affine(1e4, -1e4)?.unsqueeze(1)?.unsqueeze(1)?;
+        let weights = Softmax.forward(&scores.broadcast_add(&entries)?)?;
+        weights.broadcast_mul(&mask(batch.tokens)?.unsqueeze(1)?.unsqueeze(3)?)
     }
 }
 
@@ -229,13 +238,21 @@ impl DecoderLayer {
         }
     }
 
-    /// How [`DecoderLayer::forward`] of one utterance `x [1, L, D]` attends to `memory [1, M, D]`: `[H, L, M]`.
+    /// How [`DecoderLayer::forward`] attends to the memory: `[B, H, L, M]`, 0 for what is no token and next to that for
+    /// what is no entry of it.
     ///
     /// # Errors
     /// A layer without attention.
-    pub fn attention_weights(&self, x: &Tensor, memory: &Tensor) -> Result<Tensor> {
+    pub fn attention_weights(
+        &self,
+        x: &Tensor,
+        tokens: &Lengths,
+        memory: &Tensor,
+        frames: &Lengths,
+    ) -> Result<Tensor> {
         let Some(cross) = &self.cross else { bail!("decoder: a layer without attention has no weights") };
-        cross.weights(&self.before_attention(x, &Lengths::full(1, x.dim(1)?), None)?, memory)
+        let y = self.before_attention(x, tokens, None)?;
+        cross.weights(&y, &Batch { tokens, memory, frames })
     }
 }
 

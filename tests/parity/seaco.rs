@@ -56,8 +56,9 @@ impl Case {
         golden.check(&own("decoder_hidden"), &hidden);
         if let Some((_, Some(hotwords))) = self.lists.iter().find(|(name, _)| *name == list) {
             if golden.get(&biased("hotword_scores")).is_some() {
-                let scores = self.model.hotword_scores(&hidden, hotwords).unwrap();
-                golden.check(&biased("hotword_scores"), &scores);
+                let tokens = Lengths::full(1, tokens);
+                let scores = self.model.hotword_scores(&hidden, &tokens, &[Some(hotwords)]).unwrap();
+                golden.check(&biased("hotword_scores"), &scores.squeeze(0).unwrap());
             }
             let bias = output.bias.as_ref().unwrap();
             golden.check(&biased("cif_attended"), &item_rows(&bias.cif_attended, row, tokens));
@@ -104,6 +105,40 @@ fn seaco_batch_of_different_lists() {
         let output = case.model.forward(&speech, &lengths, &hotwords).unwrap();
         for (i, (item, list, _)) in rows.iter().enumerate() {
             case.check_output(&output, i, *item, list);
+        }
+    }
+}
+
+/// What an utterance attends to in a batch, where others are longer and have longer lists, is what it attends to alone; nothing
+/// is there behind its list.
+#[test]
+fn seaco_scores_are_those_alone() {
+    for case in Golden::all("seaco_").into_iter().map(Case::open) {
+        let hidden: Vec<&Tensor> = (0..case.items)
+            .filter(|&item| case.tokens(item) > 0)
+            .map(|item| case.golden.tensor(&format!("item{item}.decoder_hidden")))
+            .collect();
+        let lists: Vec<&Tensor> = case.lists.iter().filter_map(|(_, list)| list.as_ref()).collect();
+        let (batch, tokens) = padded(&hidden);
+        let mine: Vec<&Tensor> = (0..hidden.len()).map(|i| lists[i % lists.len()]).collect();
+        let longest = mine.iter().map(|list| list.dim(0).unwrap()).max().unwrap();
+        assert!(hidden.len() > 1 && mine.iter().any(|list| list.dim(0).unwrap() < longest));
+        let given: Vec<_> = mine.iter().copied().map(Some).collect();
+        let scores = case.model.hotword_scores(&batch, &tokens, &given).unwrap();
+        for (i, list) in mine.iter().enumerate() {
+            let (own, count) = (Lengths::full(1, tokens.items()[i]), list.dim(0).unwrap());
+            let alone = case.model.hotword_scores(hidden[i], &own, &[Some(list)]).unwrap();
+            let row = scores.narrow(0, i, 1).unwrap();
+            let difference =
+                (row.narrow(1, 0, count).unwrap() - &alone).unwrap().abs().unwrap().max_all().unwrap();
+            let scale = alone.max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(
+                difference.to_scalar::<f32>().unwrap() <= 1e-5 * scale,
+                "{}: {difference}",
+                case.golden.name
+            );
+            let behind = row.narrow(1, count, longest - count).unwrap().flatten_all().unwrap();
+            assert!(behind.to_vec1::<f32>().unwrap().iter().all(|&score| score < 1e-30));
         }
     }
 }
