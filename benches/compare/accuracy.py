@@ -11,6 +11,7 @@ from contenders import FP32, INT8, OURS, call, onnx_feed
 # Acoustic model -> the output of its encoder in the export and the name of its logits with us.
 STAGES = {
     "paraformer": ("/encoder/after_norm/Add_1_output_0", "decoder_logits"),
+    "bicif": ("/encoder/after_norm/Add_1_output_0", "decoder_logits"),
     "sensevoice": ("/encoder/tp_norm/Add_1_output_0", "ctc_logits"),
 }
 SECONDS = (5, 6, 7, 8, 20)  # of the inputs

@@ -1,6 +1,6 @@
 """This engine beside ONNX Runtime, FunASR's PyTorch and candle without our kernels, in one run.
 
-    python benches/compare/compare.py                                   # everything: two hours on two cores
+    python benches/compare/compare.py                                   # everything: three hours on two cores
     python benches/compare/compare.py --quick                           # one short input for each model
     python benches/compare/compare.py --models sensevoice --seconds 6 20 --threads 1 --batches 1 8
 
@@ -27,6 +27,7 @@ import report
 # Model -> seconds of an item, items of a batch. Without batches are those that take items one after the other.
 MATRIX = {
     "paraformer": ((6, 20, 60), (1, 8)),
+    "bicif": ((6, 20, 60), (1, 8)),
     "sensevoice": ((6, 20, 60), (1, 8)),
     "vad": ((6, 20, 60), (1,)),
     "punctuation": ((6, 20, 60), (1,)),

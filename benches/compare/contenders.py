@@ -90,7 +90,7 @@ def pytorch_acoustic(model, threads):
     import torch
 
     network = load_funasr(model.directory, threads).model.eval()
-    forward = sense_voice if model.name == "sensevoice" else paraformer
+    forward = {"paraformer": paraformer, "bicif": bicif, "sensevoice": sense_voice}[model.name]
 
     @torch.no_grad()
     def run(work):
@@ -103,11 +103,23 @@ def pytorch_acoustic(model, threads):
 
 def paraformer(network, speech, lengths):
     """Logits and numbers of tokens."""
-    encoder_out, encoder_lens = network.encode(speech, lengths)
+    return decoded(network, *network.encode(speech, lengths))
+
+
+def decoded(network, encoder_out, encoder_lens):
+    """The same from what the encoder gives."""
     embeds, token_num, _alphas, _peaks = network.calc_predictor(encoder_out, encoder_lens)
     token_num = token_num.round().long()
     logits, _ = network.cal_decoder_with_predictor(encoder_out, encoder_lens, embeds, token_num)
     return logits, token_num
+
+
+def bicif(network, speech, lengths):
+    """Logits, numbers of tokens, and the weights that time them."""
+    encoder_out, encoder_lens = network.encode(speech, lengths)
+    logits, token_num = decoded(network, encoder_out, encoder_lens)
+    _alphas, _peaks, us_alphas, us_peaks = network.calc_predictor_timestamp(encoder_out, encoder_lens, token_num)
+    return logits, token_num, us_alphas, us_peaks
 
 
 WITHOUT_ITN = 15  # the row of SenseVoice's embedding that says so
@@ -125,7 +137,7 @@ def sense_voice(network, speech, lengths):
 def count_tokens(model, outputs):
     """Tokens of all items, from what a forward pass gives."""
     logits, counts = outputs[0], outputs[1]
-    if model.name == "paraformer":
+    if model.name != "sensevoice":
         return int(counts.sum())
     # CTC: runs of equal ids but blanks, which are 0. The first four frames are language, emotion, event and text norm.
     ids = [item[4:count].argmax(-1) for item, count in zip(logits, counts)]

@@ -18,11 +18,12 @@ GOLDEN = ROOT / "tests/golden"
 # Model -> its directory, named as by `tests/golden/generate.py --full`.
 DIRECTORIES = {
     "paraformer": "paraformer",
+    "bicif": "bicif",
     "sensevoice": "sensevoice",
     "vad": "fsmn-vad",
     "punctuation": "ct-punc-c",
 }
-ACOUSTIC = ("paraformer", "sensevoice")
+ACOUSTIC = ("paraformer", "bicif", "sensevoice")
 LONGEST_EXPORT = 4096  # rows of the mask that FunASR puts into an export: 60 s of speech are 1000
 
 
