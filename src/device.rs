@@ -192,19 +192,19 @@ impl Compute {
         }
     }
 
-    /// A tensor on the device, in its format, of the values that `fill` writes, all of them. A CUDA device fetches them while it
-    /// still computes what it was asked before.
+    /// A tensor of f32 on the device of the values that `fill` writes, all of them. A CUDA device fetches them while it still computes
+    /// what it was asked before.
     ///
     /// # Errors
     /// [`Error::Inference`]: no memory, or a device that fails.
     pub fn input<const N: usize>(&self, shape: [usize; N], fill: impl FnOnce(&mut [f32])) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let Some(uploads) = &self.uploads {
-            return Ok(uploads.upload(&shape[..], fill)?.to_dtype(self.dtype)?);
+            return Ok(uploads.upload(&shape[..], fill)?);
         }
         let mut values = vec![0.0; shape.iter().product()];
         fill(&mut values);
-        Ok(Tensor::from_vec(values, &shape[..], &self.device)?.to_dtype(self.dtype)?)
+        Ok(Tensor::from_vec(values, &shape[..], &self.device)?)
     }
 
     /// The format that this is.

@@ -6,7 +6,10 @@ use std::path::Path;
 use funasr_candle::audio::read_all;
 use funasr_candle::decode::hotwords::Hotwords;
 use funasr_candle::device::{Compute, DeviceName, Precision};
-use funasr_candle::pipeline::{OnlineRecognizer, Recognizer, Request, StreamOptions, Utterance};
+use funasr_candle::pipeline::{
+    OnlineRecognizer, Recognizer, Request, StreamOptions, Utterance, VoiceDetector,
+};
+use funasr_candle::vad::EndSilence;
 use funasr_candle::weights::ModelFiles;
 use funasr_kernels::{launches, memory_in_use};
 
@@ -75,6 +78,33 @@ fn gpu_models_run_on_the_kernels() {
                 println!("gpu | {name:<16} | {precision:<5} | {kernel:<14} | {count} launches");
                 assert!(count > 0, "{name}, {precision}: {kernel} was not launched");
             }
+        }
+    }
+}
+
+/// Frames come to the device once each, where they are stacked; segments are the CPU's.
+#[test]
+fn gpu_voice_detection_runs_on_the_kernels() {
+    let sound = read_all(&clip("short_00_demo"), 16_000, None).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fsmn-vad");
+    let events = |compute: &Compute| {
+        let detector = VoiceDetector::load(&ModelFiles::open(&folder).unwrap(), compute).unwrap();
+        let mut stream = detector.stream(16_000, EndSilence::Fixed(800)).unwrap();
+        let mut pieces = sound.chunks(16_000).peekable();
+        let mut events = Vec::new();
+        while let Some(piece) = pieces.next() {
+            events.extend(detector.push(&mut stream, piece, pieces.peek().is_none()).unwrap());
+        }
+        events
+    };
+    let expected = events(&Compute::cpu());
+    assert!(expected.len() >= 2, "{expected:?}");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let launched = launched(|| assert_eq!(events(&gpu(precision)), expected, "{precision}"));
+        for kernel in ["fsmn_memory", "join_rows", "lfr_cmvn", "linear_ending"] {
+            let count = launched.iter().find(|(name, _)| *name == kernel).map_or(0, |(_, count)| *count);
+            println!("gpu | fsmn-vad         | {precision:<5} | {kernel:<14} | {count} launches");
+            assert!(count > 0, "{precision}: {kernel} was not launched");
         }
     }
 }

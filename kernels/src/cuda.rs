@@ -11,6 +11,7 @@ mod device;
 mod fsmn_memory;
 mod join_rows;
 mod layer_norm;
+mod lfr_cmvn;
 mod linear_ending;
 mod lstm;
 mod unfold;
@@ -31,6 +32,7 @@ pub use device::{memory_in_use, open_cuda, peak_memory};
 pub(crate) use fsmn_memory::fsmn_memory;
 pub(crate) use join_rows::join_rows;
 pub(crate) use layer_norm::layer_norm;
+pub(crate) use lfr_cmvn::lfr_cmvn;
 pub(crate) use linear_ending::{linear_ending, linear_norm};
 pub(crate) use lstm::lstm;
 pub(crate) use unfold::unfold;
@@ -58,6 +60,7 @@ static CIF_SUMS: Kernel = Kernel::new("cif_sums", ptx::CIF_SUMS);
 static FSMN_MEMORY: Kernel = Kernel::new("fsmn_memory", ptx::FSMN_MEMORY);
 static JOIN_ROWS: Kernel = Kernel::new("join_rows", ptx::JOIN_ROWS);
 static LAYER_NORM: Kernel = Kernel::new("layer_norm", ptx::LAYER_NORM);
+static LFR_CMVN: Kernel = Kernel::new("lfr_cmvn", ptx::LFR_CMVN);
 static LINEAR_ENDING: Kernel = Kernel::new("linear_ending", ptx::LINEAR_ENDING);
 static LINEAR_NORM: Kernel = Kernel::new("linear_norm", ptx::LINEAR_NORM);
 static LSTM_STEP: Kernel = Kernel::new("lstm_step", ptx::LSTM_STEP);
@@ -73,6 +76,7 @@ pub fn launches() -> Vec<(&'static str, u64)> {
         &FSMN_MEMORY,
         &JOIN_ROWS,
         &LAYER_NORM,
+        &LFR_CMVN,
         &LINEAR_ENDING,
         &LINEAR_NORM,
         &LSTM_STEP,

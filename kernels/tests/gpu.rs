@@ -12,7 +12,7 @@ use crate::cif_fire::random_op;
 use crate::cif_sums::{most, random_track};
 use crate::join_rows::Case;
 use crate::lstm::laid_out;
-use crate::{Random, assert_refused, tensor, values};
+use crate::{Random, assert_refused, lfr_cmvn, tensor, values};
 
 /// Random shapes tried for each op and format.
 const ROUNDS: u64 = 12;
@@ -395,6 +395,20 @@ fn unfold() {
             assert_near(&format!("{dtype:?}, {op:?}"), &op.forward(&x.gpu).unwrap(), &expected, 0.0);
         }
     });
+}
+
+/// Rounded as on the CPU, by an addition and a product.
+#[test]
+fn lfr_cmvn() {
+    let (gpu, before) = (gpu(), launched("lfr_cmvn"));
+    for round in 0..4 * ROUNDS {
+        let case = lfr_cmvn::Case::random(round);
+        let expected = case.op(&Device::Cpu).reference(&case.x, &case.frames, case.rows.clone()).unwrap();
+        let x = case.x.to_device(&gpu).unwrap();
+        let y = case.op(&gpu).forward(&x, &case.frames, case.rows.clone()).unwrap();
+        assert_near(&format!("round {round}"), &y, &expected, 0.0);
+    }
+    assert!(launched("lfr_cmvn") > before);
 }
 
 /// Rows are copied: what is joined and kept is the same to the bit.

@@ -12,6 +12,7 @@ mod gpu;
 mod join_rows;
 mod layer_norm;
 mod lengths;
+mod lfr_cmvn;
 mod linear;
 mod linear_int8;
 mod lstm;

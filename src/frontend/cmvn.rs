@@ -20,6 +20,16 @@ impl Cmvn {
         Ok(Self { shift, scale })
     }
 
+    /// What is added, one value for each of a row.
+    pub fn shift(&self) -> &[f32] {
+        &self.shift
+    }
+
+    /// What the sums are multiplied by.
+    pub fn scale(&self) -> &[f32] {
+        &self.scale
+    }
+
     /// Normalises every row in place.
     pub fn apply(&self, features: &mut Features) {
         for row in features.values.chunks_mut(self.shift.len().max(1)) {

@@ -12,6 +12,15 @@ pub struct Lfr {
     pub stride: usize,
 }
 
+/// Frames on their way to some rows: row `i` stacks those from `i * stride` on, and repeats the last one where they end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frames {
+    /// Log mel energies, with the copies of frame 0 that belong to these rows.
+    pub fbank: Features,
+    /// Rows that they make.
+    pub rows: usize,
+}
+
 impl Lfr {
     /// All rows of an utterance: `ceil(frames / stride)`.
     pub fn stack(&self, fbank: &Features) -> Features {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 pub use cmvn::Cmvn;
 pub use fbank::Fbank;
-pub use lfr::Lfr;
+pub use lfr::{Frames, Lfr};
 pub use online::{OnlineFrontend, OnlineState};
 
 use crate::error::{Error, Result};
@@ -120,6 +120,16 @@ impl Frontend {
     /// The configuration it was built from.
     pub fn config(&self) -> &FrontendConfig {
         &self.config
+    }
+
+    /// How frames become rows.
+    pub fn lfr(&self) -> Lfr {
+        self.lfr
+    }
+
+    /// How rows are normalised, if they are.
+    pub fn cmvn(&self) -> Option<&Cmvn> {
+        self.cmvn.as_ref()
     }
 
     /// Features of a whole utterance of mono samples in [-1, 1]: `ceil(frames / lfr_n)` rows. Fewer than two

@@ -45,8 +45,14 @@ pub fn only<R>(mut results: Vec<R>) -> Result<R> {
     results.pop().ok_or_else(|| Error::inference("a batch of one has no result"))
 }
 
-/// Feature rows as one tensor `[B, T, D]`, zero after the end of each item.
+/// Feature rows as one tensor `[B, T, D]` of the device's format, zero after the end of each item.
 pub fn pad(items: &[&Features], compute: &Compute) -> Result<(Tensor, Lengths)> {
+    let (rows, lengths) = pad_f32(items, compute)?;
+    Ok((rows.to_dtype(compute.dtype)?, lengths))
+}
+
+/// [`pad`] in f32.
+pub(super) fn pad_f32(items: &[&Features], compute: &Compute) -> Result<(Tensor, Lengths)> {
     let width = items.first().map_or(0, |item| item.width);
     let lengths = Lengths::new(items.iter().map(|item| item.frames()).collect::<Vec<_>>());
     let stride = lengths.max() * width;

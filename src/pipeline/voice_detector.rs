@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use candle_core::{DType, Tensor};
-use funasr_kernels::on_pool;
+use funasr_kernels::{LfrCmvn, on_pool};
 use rayon::prelude::*;
 
-use super::batch::{confined, only};
+use super::batch::{confined, only, pad_f32};
 use super::open_frontend;
 use crate::audio::Resampler;
 use crate::device::Compute;
 use crate::error::{Result, catch};
-use crate::frontend::{Features, Frontend, OnlineFrontend, OnlineState};
+use crate::frontend::{Features, Frames, Frontend, OnlineFrontend, OnlineState};
 use crate::models::fsmn_vad::{Config, FsmnVad, State};
 use crate::vad::{EndSilence, Endpointer, Event, VadConfig};
 use crate::weights::ModelFiles;
@@ -26,6 +26,8 @@ const CACHED: usize = 512;
 #[derive(Debug)]
 pub struct VoiceDetector {
     frontend: Frontend,
+    /// From its frames to the rows of the network, of which each frame is in several.
+    stack: LfrCmvn,
     model: FsmnVad,
     /// Where each stream starts.
     start: State,
@@ -62,7 +64,8 @@ impl VoiceDetector {
         let ids: Vec<u32> = config.sil_pdf_ids.iter().map(|&id| id as u32).collect();
         let silence_ids = Tensor::new(ids, &compute.device)?;
         let start = model.start()?;
-        Ok(Self { frontend, model, start, config, silence_ids, compute: compute.clone() })
+        let stack = stack(&frontend, compute)?;
+        Ok(Self { frontend, stack, model, start, config, silence_ids, compute: compute.clone() })
     }
 
     /// Sample rate of the model.
@@ -109,8 +112,8 @@ impl VoiceDetector {
         let heard = pushes.into_par_iter().map(|push| catch(|| Ok(self.hear(push))));
         let mut heard: Vec<Result<Heard>> = heard.collect();
         let mut due: Vec<&mut Heard> = heard.iter_mut().filter_map(|heard| heard.as_mut().ok()).collect();
-        due.sort_by_key(|heard| heard.features.frames());
-        let batches = due.chunk_by_mut(|a, b| a.features.frames() == b.features.frames());
+        due.sort_by_key(|heard| heard.frames.rows);
+        let batches = due.chunk_by_mut(|a, b| a.frames.rows == b.frames.rows);
         let batches: Vec<&mut [&mut Heard]> =
             batches.flat_map(|same| same.chunks_mut(batch(same.len()))).collect();
         let score = |batch: &mut [&mut Heard]| {
@@ -121,7 +124,7 @@ impl VoiceDetector {
         heard.into_iter().map(|heard| catch(|| heard?.decide(&self.start))).collect()
     }
 
-    /// The features of what was pushed.
+    /// The frames of what was pushed.
     fn hear<'a>(&self, push: Push<'a>) -> Heard<'a> {
         let Push { stream, samples, last } = push;
         let samples = match &mut stream.resampler {
@@ -135,24 +138,24 @@ impl VoiceDetector {
             }
             None => Cow::Borrowed(samples),
         };
-        let features = OnlineFrontend::new(&self.frontend).push(&mut stream.online, &samples, last);
-        Heard { stream, samples, last, features, scores: Ok(Vec::new()) }
+        let frames = OnlineFrontend::new(&self.frontend).push_frames(&mut stream.online, &samples, last);
+        Heard { stream, samples, last, frames, scores: Ok(Vec::new()) }
     }
 
     /// Scores as many new frames of each stream, one or more, and moves their states on.
     fn step(&self, batch: &mut [&mut Heard]) -> Result<Vec<Vec<f32>>> {
-        let (frames, width) =
-            batch.first().map_or((0, 0), |heard| (heard.features.frames(), heard.features.width));
-        let mut silence = vec![Vec::with_capacity(frames); batch.len()];
+        let rows = batch.first().map_or(0, |heard| heard.frames.rows);
+        let mut silence = vec![Vec::with_capacity(rows); batch.len()];
+        if rows == 0 {
+            return Ok(silence);
+        }
         let mut states: Vec<State> = batch.iter().map(|heard| heard.stream.network.clone()).collect();
-        let most = self.frames_at_once(batch.len()).unwrap_or(frames).max(1);
-        for first in (0..frames).step_by(most) {
-            let count = most.min(frames - first);
-            let speech = self.compute.input([batch.len(), count, width], |rows| {
-                for (heard, rows) in batch.iter().zip(rows.chunks_exact_mut(count * width)) {
-                    rows.copy_from_slice(&heard.features.values[first * width..][..count * width]);
-                }
-            })?;
+        let fbank: Vec<&Features> = batch.iter().map(|heard| &heard.frames.fbank).collect();
+        let (fbank, frames) = pad_f32(&fbank, &self.compute)?;
+        let most = self.rows_at_once(batch.len()).unwrap_or(rows).max(1);
+        for first in (0..rows).step_by(most) {
+            let rows = first..rows.min(first + most);
+            let speech = self.stack.forward(&fbank, &frames, rows)?.to_dtype(self.compute.dtype)?;
             let scored = self.silence(&self.model.step(&mut states, &speech)?)?;
             silence.iter_mut().zip(scored).for_each(|(silence, scored)| silence.extend(scored));
         }
@@ -160,9 +163,9 @@ impl VoiceDetector {
         Ok(silence)
     }
 
-    /// Frames of so many streams that go through the network together: on a processor as many as stay in the caches from layer to
+    /// Rows of so many streams that go through the network together: on a processor as many as stay in the caches from layer to
     /// layer, if there is a number that changes no score.
-    fn frames_at_once(&self, streams: usize) -> Option<usize> {
+    fn rows_at_once(&self, streams: usize) -> Option<usize> {
         let divides = self.compute.device.is_cpu() && !self.model.looks_ahead();
         divides.then(|| (CACHED * rayon::current_num_threads() / streams.max(1)).max(1))
     }
@@ -174,7 +177,7 @@ impl VoiceDetector {
     pub fn scores(&self, features: Features) -> Result<Tensor> {
         let shape = [1, features.frames(), features.width];
         let speech = self.compute.input(shape, |rows| rows.copy_from_slice(&features.values))?;
-        Ok(self.model.step(&mut [self.start.clone()], &speech)?)
+        Ok(self.model.step(&mut [self.start.clone()], &speech.to_dtype(self.compute.dtype)?)?)
     }
 
     /// Probability of silence of each frame of each item of `vad_scores [B, T, classes]`: the classes named by
@@ -185,6 +188,16 @@ impl VoiceDetector {
     pub fn silence(&self, scores: &Tensor) -> Result<Vec<Vec<f32>>> {
         Ok(scores.to_dtype(DType::F32)?.index_select(&self.silence_ids, 2)?.sum(2)?.to_vec2()?)
     }
+}
+
+/// What makes a detector's frames rows.
+fn stack(frontend: &Frontend, compute: &Compute) -> Result<LfrCmvn> {
+    let (lfr, width) = (frontend.lfr(), frontend.config().feature_width());
+    let (shift, scale) = match frontend.cmvn() {
+        Some(cmvn) => (cmvn.shift(), cmvn.scale()),
+        None => (&vec![0.0; width][..], &vec![1.0; width][..]),
+    };
+    Ok(LfrCmvn::new([lfr.stack, lfr.stride], shift, scale, &compute.device)?)
 }
 
 /// Streams of a batch out of so many: each thread has some, and what a batch computes stays in a core's cache.
@@ -209,9 +222,9 @@ struct Heard<'a> {
     /// At the model's rate.
     samples: Cow<'a, [f32]>,
     last: bool,
-    /// The rows that they completed.
-    features: Features,
-    /// Probability of silence of each.
+    /// What the rows that they completed are made of.
+    frames: Frames,
+    /// Probability of silence of each row.
     scores: Result<Vec<f32>>,
 }
 
