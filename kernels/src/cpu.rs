@@ -33,6 +33,8 @@ pub(crate) fn is_f32_on_cpu(x: &Tensor) -> bool {
 pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let values = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
+        // Which may begin behind the end of the storage.
+        Some((start, end)) if start == end => Ok(&[]),
         Some((start, end)) => Ok(&values[start..end]),
         None => bail!("{op}: an argument of shape {:?} is not contiguous", layout.shape()),
     }

@@ -3,6 +3,7 @@
 //! One kernel is one file there and has one launcher here, which is the op's `cuda_fwd`: it checks what the kernel addresses by,
 //! and fails where there is no kernel for what it gets. Nothing is computed elsewhere instead.
 
+mod addends;
 mod attention;
 mod best;
 mod cif_fire;

@@ -36,15 +36,21 @@ pub struct FsmnMemory {
 impl FsmnMemory {
     /// `x [B, T, D]`, `taps [K, D]` -> `[B, T - first, D]`.
     pub fn forward(&self, x: &Tensor, taps: &Tensor) -> Result<Tensor> {
+        self.forward_add(x, taps, &[])
+    }
+
+    /// [`FsmnMemory::forward`] plus `addends` of the shape of the result, on a GPU two at most.
+    pub fn forward_add(&self, x: &Tensor, taps: &Tensor, addends: &[&Tensor]) -> Result<Tensor> {
         self.lengths.check("fsmn-memory", x)?;
         if self.first > x.dim(1)? {
             bail!("fsmn-memory: output begins with frame {}, input has shape {:?}", self.first, x.shape());
         }
         if !cpu::is_fast(x) {
-            return self.reference(x, taps);
+            return addends.iter().try_fold(self.reference(x, taps)?, |y, addend| y + *addend);
         }
         let x = if x.stride()[2] == 1 { x.clone() } else { x.contiguous()? };
-        x.apply_op2_no_bwd(taps, self)
+        let addends = addends.iter().map(|addend| addend.contiguous()).collect::<Result<Vec<_>>>()?;
+        x.apply_op2_no_bwd(taps, &Added { op: self, addends: &addends.iter().collect::<Vec<_>>() })
     }
 
     /// The definition, in plain candle operations.
@@ -67,25 +73,24 @@ impl FsmnMemory {
     /// Row `t` of an item of `length` frames whose row `s` is `row(s)`.
     #[inline(always)]
     #[allow(unsafe_code)]
-    fn row<'a>(
+    fn row<'a, 'y>(
         &self,
         t: usize,
         length: usize,
         row: impl Fn(usize) -> &'a [f32],
         taps: &'a [f32],
-        y: &mut [MaybeUninit<f32>],
-    ) {
-        if t >= length {
-            y.fill(MaybeUninit::new(0.0));
-            return;
-        }
-        let y = if self.skip {
+        y: &'y mut [MaybeUninit<f32>],
+    ) -> &'y mut [f32] {
+        let y = if self.skip && t < length {
             y.write_copy_of_slice(row(t))
         } else {
             y.fill(MaybeUninit::new(0.0));
             // SAFETY: all of it has been written.
             unsafe { y.assume_init_mut() }
         };
+        if t >= length {
+            return y;
+        }
         for (k, tap) in taps.chunks_exact(y.len()).enumerate() {
             let source = t as isize + self.offset + (k * self.dilation) as isize;
             if (0..length as isize).contains(&source) {
@@ -94,10 +99,17 @@ impl FsmnMemory {
                 }
             }
         }
+        y
     }
 }
 
-impl CustomOp2 for FsmnMemory {
+/// The op with what is added to its result.
+struct Added<'a> {
+    op: &'a FsmnMemory,
+    addends: &'a [&'a Tensor],
+}
+
+impl CustomOp2 for Added<'_> {
     fn name(&self) -> &'static str {
         "fsmn-memory"
     }
@@ -109,26 +121,36 @@ impl CustomOp2 for FsmnMemory {
         taps: &CpuStorage,
         taps_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let Self { op, addends } = self;
         let rows = cpu::Rows::new("fsmn-memory", x, x_layout)?;
         let (_, width) = taps_layout.shape().dims2()?;
         if width != rows.width || width == 0 {
             bail!("fsmn-memory: input {:?} and taps {:?} do not fit", x_layout.shape(), taps_layout.shape());
         }
         let taps = cpu::contiguous("fsmn-memory", taps, taps_layout)?;
-        let time = rows.time - self.first;
+        let time = rows.time - op.first;
+        let shape = Shape::from((rows.batch, time, width));
+        let held: Vec<_> = addends.iter().map(|addend| addend.storage_and_layout()).collect();
+        let addends =
+            held.iter().map(|(storage, layout)| cpu::addend("fsmn-memory", storage, layout, &shape));
+        let addends = addends.collect::<Result<Vec<_>>>()?;
         let y = cpu::filled([rows.batch * time, width], 1..=BLOCK_ROWS, |y, start| {
             simd::dispatch(
                 #[inline(always)]
                 || {
                     for (i, y) in (start..).zip(y.chunks_exact_mut(width)) {
-                        let (b, t) = (i / time, self.first + i % time);
-                        self.row(t, self.lengths.items()[b], |s| rows.row(b, s), taps, y);
+                        let (b, t) = (i / time, op.first + i % time);
+                        let y = op.row(t, op.lengths.items()[b], |s| rows.row(b, s), taps, y);
+                        for addend in &addends {
+                            let addend = &addend[i * width..][..width];
+                            y.iter_mut().zip(addend).for_each(|(y, x)| *y += x);
+                        }
                     }
                 },
             );
             Ok(())
         })?;
-        Ok((CpuStorage::F32(y), Shape::from((rows.batch, time, width))))
+        Ok((CpuStorage::F32(y), shape))
     }
 
     #[cfg(feature = "cuda")]
@@ -139,6 +161,6 @@ impl CustomOp2 for FsmnMemory {
         taps: &CudaStorage,
         taps_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        cuda::fsmn_memory(self, (x, x_layout), (taps, taps_layout))
+        cuda::fsmn_memory(self.op, self.addends, (x, x_layout), (taps, taps_layout))
     }
 }

@@ -63,6 +63,11 @@ fn fast_equals_reference() {
         let taps = random.tensor(&[taps, width]);
         let fast = op.forward(&x, &taps).unwrap();
         assert_close(&format!("round {round}, {op:?}"), &fast, &op.reference(&x, &taps).unwrap());
+        let addends = [random.tensor(fast.dims()), random.rows(batch, time - op.first, width)];
+        let (added, sum) =
+            (op.forward_add(&x, &taps, &[&addends[0], &addends[1]]), (&addends[0] + &addends[1]).unwrap());
+        let expected = (op.reference(&x, &taps).unwrap() + sum).unwrap();
+        assert_close(&format!("round {round}, {op:?}, added"), &added.unwrap(), &expected);
     }
 }
 
@@ -97,6 +102,8 @@ fn misfits_name_op_and_shapes() {
     assert_refused(op.forward(&ones(&[1, 3, 4]), &ones(&[3, 5])), &["fsmn-memory", "[1, 3, 4]", "[3, 5]"]);
     assert_refused(op.forward(&ones(&[2, 3, 4]), &ones(&[3, 4])), &["fsmn-memory", "[2, 3, 4]", "[1, 3"]);
     assert_refused(op.forward(&ones(&[1, 2, 4]), &ones(&[3, 4])), &["fsmn-memory", "[1, 2, 4]", "[1, 3"]);
+    let added = op.forward_add(&ones(&[1, 3, 4]), &ones(&[3, 4]), &[&ones(&[1, 2, 4])]);
+    assert_refused(added, &["fsmn-memory", "[1, 2, 4]", "[1, 3, 4]"]);
     let late = FsmnMemory { first: 4, ..op };
     assert_refused(late.forward(&ones(&[1, 3, 4]), &ones(&[3, 4])), &["fsmn-memory", "frame 4", "[1, 3, 4]"]);
 }

@@ -117,6 +117,10 @@ fn fsmn_memory() {
             let expected = op.reference(&x.cpu, &taps.cpu).unwrap();
             let y = op.forward(&x.gpu, &taps.gpu).unwrap();
             assert_near(&format!("{dtype:?}, {op:?}, {width} wide"), &y, &expected, tolerance);
+            let addends = [0, 1].map(|_| Both::new(&random.tensor(expected.dims()), dtype, gpu));
+            let y = op.forward_add(&x.gpu, &taps.gpu, &[&addends[0].gpu, &addends[1].gpu]).unwrap();
+            let expected = ((expected + &addends[0].cpu).unwrap() + &addends[1].cpu).unwrap();
+            assert_near(&format!("{dtype:?}, {op:?}, {width} wide, added"), &y, &expected, tolerance);
         }
     });
 }

@@ -121,20 +121,30 @@ impl SanmMemory {
 
     /// `[B, T, D]` -> `[B, T, D]`; padding is read as zero and comes out as zero.
     pub fn forward(&self, x: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-        let offset = -(self.left as isize);
-        let memory = FsmnMemory { offset, dilation: 1, skip: true, first: 0, lengths: lengths.clone() };
-        memory.forward(x, &self.taps)
+        self.forward_add(x, lengths, &[])
     }
 
-    /// The next rows of streams, `[B, T, D]` -> `[B, T, D]`. Each has `K - 1` rows more once joined with its
+    /// [`SanmMemory::forward`] plus `addends`.
+    pub(super) fn forward_add(&self, x: &Tensor, lengths: &Lengths, addends: &[&Tensor]) -> Result<Tensor> {
+        let offset = -(self.left as isize);
+        let memory = FsmnMemory { offset, dilation: 1, skip: true, first: 0, lengths: lengths.clone() };
+        memory.forward_add(x, &self.taps, addends)
+    }
+
+    /// The next rows of streams, `[B, T, D]` -> `[B, T, D]`, plus `residual`. Each has `K - 1` rows more once joined with its
     /// history.
-    pub(super) fn step(&self, x: &Tensor, histories: &mut Histories) -> Result<Tensor> {
+    pub(super) fn step_add(
+        &self,
+        x: &Tensor,
+        histories: &mut Histories,
+        residual: &Tensor,
+    ) -> Result<Tensor> {
         let joined = histories.join(x)?;
         let past = self.taps.dim(0)? - 1;
         let lengths = histories.lengths().clone();
         let offset = -(past as isize);
         let memory = FsmnMemory { offset, dilation: 1, skip: false, first: past, lengths };
-        memory.forward(&joined, &self.taps)? + x
+        memory.forward_add(&joined, &self.taps, &[x, residual])
     }
 }
 

@@ -213,8 +213,8 @@ impl DecoderLayer {
         let Some((norm2, fsmn)) = &self.memory else { return self.feed_forward.forward(&y) };
         let y = self.feed_forward.forward_norm(&y, norm2)?;
         match past {
-            Some(past) => x + fsmn.step(&y, past)?,
-            None => x + fsmn.forward(&y, tokens)?,
+            Some(past) => fsmn.step_add(&y, past, x),
+            None => fsmn.forward_add(&y, tokens, &[x]),
         }
     }
 

@@ -1,7 +1,8 @@
 use candle_core::cuda::WrapErr;
 use candle_core::cuda::cudarc::driver::PushKernelArg;
-use candle_core::{CudaStorage, Layout, Result, Shape, bail};
+use candle_core::{CudaStorage, Layout, Result, Shape, Tensor, bail};
 
+use super::addends::hold;
 use super::{FSMN_MEMORY, Rows, config, contiguous, for_format, ints, launch, room, values};
 use crate::FsmnMemory;
 
@@ -12,6 +13,7 @@ const ROWS: usize = 8;
 
 pub(crate) fn fsmn_memory(
     op: &FsmnMemory,
+    addends: &[&Tensor],
     (x, x_layout): (&CudaStorage, &Layout),
     (taps, taps_layout): (&CudaStorage, &Layout),
 ) -> Result<(CudaStorage, Shape)> {
@@ -32,6 +34,8 @@ pub(crate) fn fsmn_memory(
         [time.saturating_add(kernel.saturating_mul(op.dilation)).saturating_add(op.offset.unsigned_abs())],
     )?;
     let [time, first, width32, kernel, dilation] = ints(NAME, [time, op.first, width, kernel, op.dilation])?;
+    let shape = Shape::from((batch, rows, width));
+    let addends = hold(NAME, addends, &shape)?;
     let (device, skip) = (&x.device, i32::from(op.skip));
     let lengths = op.lengths.on(device)?;
     let (lengths, _) = lengths.storage_and_layout();
@@ -40,13 +44,16 @@ pub(crate) fn fsmn_memory(
         let Rows { values: x, strides: [item, row] } = Rows::<T>::new(NAME, x, x_layout)?;
         let taps = contiguous::<T>(NAME, taps, taps_layout)?;
         let y = room::<T>(device, batch * rows * width)?;
-        if batch * rows > 0 {
-            let function = FSMN_MEMORY.function::<T>(device, "")?;
-            let config = config([width.div_ceil(THREADS), rows.div_ceil(ROWS), batch], THREADS)?;
-            launch!(FSMN_MEMORY, function, device, config, [
-                &x, &taps, lengths, &y, &item, &row, &time, &first, &width32, &kernel, &offset, &dilation, &skip,
-            ]);
-        }
-        Ok((CudaStorage::wrap_cuda_slice(y, device.clone()), Shape::from((batch, rows, width))))
+        addends.pointers::<T>(device, |[one, two]| {
+            if batch * rows > 0 {
+                let function = FSMN_MEMORY.function::<T>(device, "")?;
+                let config = config([width.div_ceil(THREADS), rows.div_ceil(ROWS), batch], THREADS)?;
+                launch!(FSMN_MEMORY, function, device, config, [
+                    &x, &taps, &one, &two, lengths, &y, &item, &row, &time, &first, &width32, &kernel, &offset, &dilation, &skip,
+                ]);
+            }
+            Ok(())
+        })?;
+        Ok((CudaStorage::wrap_cuda_slice(y, device.clone()), shape))
     })
 }

@@ -1,13 +1,11 @@
-use std::ops::Deref;
-
 use candle_core::cuda::WrapErr;
-use candle_core::cuda::cudarc::driver::{DevicePtr, PushKernelArg};
-use candle_core::{CudaDevice, CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::cuda::cudarc::driver::PushKernelArg;
+use candle_core::{CudaStorage, Layout, Result, Shape, Tensor, bail};
 
+use super::addends::hold;
 use super::layer_norm::ROWS;
 use super::{
-    Format, LINEAR_ENDING, LINEAR_NORM, WARP, config, contiguous, for_format, ints, launch, packed, room,
-    values,
+    LINEAR_ENDING, LINEAR_NORM, WARP, config, contiguous, for_format, ints, launch, packed, room, values,
 };
 use crate::{Linear, Norm};
 
@@ -25,7 +23,7 @@ pub(crate) fn linear_ending(
     if y_layout.contiguous_offsets() != Some((0, count)) {
         bail!("{NAME}: products {:?} are part of a tensor", y_layout.shape());
     }
-    let addends = hold(op.addends, y_layout.shape())?;
+    let addends = hold(NAME, op.addends, y_layout.shape())?;
     if count == 0 {
         return Ok(());
     }
@@ -60,7 +58,7 @@ pub(crate) fn linear_norm(
         let [weight, bias] = [weight_layout, bias_layout].map(Layout::shape);
         bail!("{NAME}: a norm of weight {weight:?} and bias {bias:?} does not fit the result {shape:?}");
     }
-    let addends = hold(op.addends, shape)?;
+    let addends = hold(NAME, op.addends, shape)?;
     let rows = count / width;
     let [rows32, width32, relu] = ints(NAME, [rows, width, op.relu().into()])?;
     let (device, eps) = (&products.device, norm.op.eps as f32);
@@ -95,46 +93,4 @@ fn width(products: &Layout, bias: &Layout) -> Result<usize> {
         bail!("{NAME}: products {:?} and bias {:?} do not fit", products.shape(), bias.shape());
     }
     Ok(width)
-}
-
-/// What is added, locked.
-struct Addends<'a, S>(Vec<(S, &'a Layout)>);
-
-/// Those of a result.
-fn hold<'a>(
-    addends: &[&'a Tensor],
-    result: &Shape,
-) -> Result<Addends<'a, impl Deref<Target = Storage> + use<'a>>> {
-    if addends.len() > 2 {
-        bail!("{NAME}: {} addends on a GPU, where 2 are the most", addends.len());
-    }
-    let held: Vec<_> = addends.iter().map(|addend| addend.storage_and_layout()).collect();
-    match held.iter().find(|(_, layout)| layout.shape() != result || !layout.is_contiguous()) {
-        Some((_, layout)) => {
-            bail!("{NAME}: an addend of shape {:?} does not fit the result {result:?}", layout.shape())
-        }
-        None => Ok(Addends(held)),
-    }
-}
-
-impl<S: Deref<Target = Storage>> Addends<'_, S> {
-    fn offsets(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().map(|(_, layout)| layout.start_offset())
-    }
-
-    /// Their addresses on the device while `work` lasts; null for one that is not there.
-    fn pointers<T: Format>(
-        &self,
-        device: &CudaDevice,
-        work: impl FnOnce([u64; 2]) -> Result<()>,
-    ) -> Result<()> {
-        let mut views = Vec::with_capacity(self.0.len());
-        for (storage, layout) in &self.0 {
-            views.push(values::<T>(NAME, storage, device)?.slice(layout.start_offset()..));
-        }
-        let stream = device.cuda_stream();
-        let pointers: Vec<_> = views.iter().map(|view| view.device_ptr(&stream)).collect();
-        let pointer = |i: usize| pointers.get(i).map_or(0, |(pointer, _)| *pointer);
-        work([pointer(0), pointer(1)])
-    }
 }
