@@ -2,13 +2,19 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use funasr_candle::audio::read_all;
 use funasr_candle::device::{Compute, DeviceName, Precision};
-use funasr_candle::pipeline::{PunctuationModel, Recognition, Recognizer, Request, Utterance, VoiceDetector};
+use funasr_candle::nn::Lengths;
+use funasr_candle::pipeline::{
+    Network, PunctuationModel, Recognition, Recognizer, Request, Utterance, VoiceDetector,
+};
 use funasr_candle::punctuation::Window;
 use funasr_candle::vad::{EndSilence, Event};
 use funasr_candle::weights::ModelFiles;
 
+use crate::cli_speech::write_seaco;
+use crate::golden::Golden;
 use crate::regression::{REFERENCES, clip};
 
 /// Clips of the 21 whose text must be that of f32; with VNNI 20 (`demo`) and 21 (`demo-sensevoice`) are.
@@ -185,4 +191,33 @@ fn formats_that_a_device_lacks_are_refused_before_it_is_opened() {
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     }
     assert_eq!("int8".parse::<Precision>().unwrap().to_string(), "int8");
+}
+
+/// The LSTM that times tokens takes 8 bits where layers do, rounded when the model is loaded, of floats or of files in 8 bits. What it
+/// makes of the same frames stays near.
+#[test]
+fn times_are_near_those_of_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let (float, stored) = (folder.path().join("float"), folder.path().join("stored"));
+    write_seaco(&float);
+    std::fs::create_dir(&stored).unwrap();
+    let files = ModelFiles::open(&float).unwrap();
+    let golden = Golden::open("seaco_basic");
+    let frames = golden.tensor("item0.encoder_out").to_device(&Device::Cpu).unwrap();
+    let (lengths, width) =
+        (Lengths::full(1, frames.dim(1).unwrap()), golden.tensor("item0.speech").dim(2).unwrap());
+    let us_alphas = |files: &ModelFiles, precision| {
+        let compute = Compute::open(DeviceName::Cpu, precision).unwrap();
+        let (network, _) = Network::load(files, width, &compute).unwrap();
+        let Network::Seaco(model) = network else { panic!("no SeACo Paraformer") };
+        model.predictor().us_alphas(&frames, &lengths, &Lengths::full(1, 7)).unwrap().remove(0)
+    };
+    let expected = us_alphas(&files, Precision::F32);
+    let rounded = us_alphas(&files, Precision::Int8);
+    files.write_int8(&stored).unwrap();
+    std::fs::copy(float.join("config.json"), stored.join("config.json")).unwrap();
+    assert_eq!(us_alphas(&ModelFiles::open(&stored).unwrap(), Precision::F32), rounded);
+    let largest = expected.iter().fold(0f32, |most, x| most.max(*x));
+    let apart = expected.iter().zip(&rounded).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(apart > 0.0 && apart < 0.02 * largest, "{apart} of {largest}");
 }

@@ -58,7 +58,8 @@ impl Lstm {
     pub fn forward(&self, gates: &Tensor, weights: &[StateWeight]) -> Result<Tensor> {
         self.lengths.check("lstm", gates)?;
         self.hidden(gates.shape(), weights)?;
-        if !cpu::is_fast(gates) {
+        let int8 = weights.iter().any(|weight| matches!(weight, StateWeight::Int8(_)));
+        if !int8 && !cpu::is_fast(gates) {
             let weights = weights.iter().map(turned).collect::<Result<Vec<_>>>()?;
             return self.reference(gates, &weights);
         }
