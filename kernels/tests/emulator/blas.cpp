@@ -52,6 +52,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
                                           cublasComputeType_t compute, cublasGemmAlgo_t) {
   const bool floats = compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32;
   if (!floats || !known(type_a) || !known(type_b) || !known(type_c)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  emulator::list("product %d x %d x %d, %d times\n", m, n, k, batch);
   emulator::finish(handle->stream);
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   std::vector<float> columns(static_cast<std::size_t>(m) * k), sums(m);

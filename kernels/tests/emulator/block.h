@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <cstdio>
+#include <cstdlib>
+
 struct CUstream_st;
 struct Dimensions;
 
@@ -15,6 +18,12 @@ struct Kernel {
 
 // The kernel of this name, or null.
 const Kernel* find(const char* name);
+
+// Where EMULATOR_CALLS is set, what a program asks the device for goes to stderr, a line each.
+template <typename... Values> void list(const char* format, Values... values) {
+  static const bool asked = std::getenv("EMULATOR_CALLS") != nullptr;
+  if (asked) std::fprintf(stderr, format, values...);
+}
 
 // Does what a stream has put off.
 void finish(CUstream_st* stream);

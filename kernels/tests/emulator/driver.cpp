@@ -248,20 +248,24 @@ CUresult cuMemGetInfo(size_t* free, size_t* total) {
   return CUDA_SUCCESS;
 }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream stream) {
+  emulator::list("fill %zu bytes\n", size);
   emulator::finish(stream);
   return std::memset(bytes(to), value, size), CUDA_SUCCESS;
 }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t size, CUstream stream) {
+  emulator::list("upload %zu bytes, %s\n", size, is_pinned(from) ? "pinned" : "not pinned");
   put_off(stream, {{}, bytes(to), from, size, 0});
   // What is not pinned has been read when the call returns.
   if (!is_pinned(from)) emulator::finish(stream);
   return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t size, CUstream stream) {
+  emulator::list("read %zu bytes\n", size);
   emulator::finish(stream);
   return std::memcpy(to, bytes(from), size), CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
+  emulator::list("copy %zu bytes\n", size);
   return put_off(stream, {{}, bytes(to), bytes(from), size, 0}), CUDA_SUCCESS;
 }
 
@@ -284,6 +288,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z,
                         unsigned threads_z, unsigned, CUstream stream, void** arguments, void**) {
   const unsigned threads = threads_x * threads_y * threads_z;
   if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads == 0 || threads > 1024) return CUDA_ERROR_INVALID_VALUE;
+  emulator::list("launch %s, %u x %u x %u blocks\n", function->name, x, y, z);
   emulator::finish(stream);
   static std::mutex one_at_a_time;
   std::lock_guard<std::mutex> held(one_at_a_time);
