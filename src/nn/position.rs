@@ -8,18 +8,22 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor, bail};
 
-/// Positions whose code is kept: as many as a segment of voice detection has, which is 60 s at most. The sines of 20 s take as long as
-/// a layer; a GPU would wait for them, and fetch them, in every batch.
-const LISTED: usize = 1024;
+/// Positions whose code is computed at once for streams.
+const BLOCK: usize = 128;
+/// Blocks that are kept: a segment of voice detection is 60 s at most, 1000 positions. The sines of 20 s take as long as a layer; a GPU
+/// would wait for them, and fetch them, in every batch.
+const BLOCKS: usize = 8;
+/// Sizes of what is kept for batches: a block, two, four, eight.
+const SIZES: usize = BLOCKS.ilog2() as usize + 1;
 
 /// Adds the code to feature rows. Clones share what is kept.
 #[derive(Debug, Clone)]
 pub struct SinusoidalPositionEncoder {
     depth: usize,
-    /// `[LISTED, D]`, for streams, once one has asked.
-    rows: Arc<OnceLock<Vec<f32>>>,
-    /// The same where a model's features lie, in their format.
-    tensor: Arc<OnceLock<Tensor>>,
+    /// `[BLOCK, D]` on the host, each once a stream has come there.
+    blocks: Arc<[OnceLock<Vec<f32>>; BLOCKS]>,
+    /// `[1, BLOCK 2^i, D]` where a model's features lie, in their format, each once an utterance was so long.
+    tensors: Arc<[OnceLock<Tensor>; SIZES]>,
 }
 
 impl SinusoidalPositionEncoder {
@@ -28,7 +32,7 @@ impl SinusoidalPositionEncoder {
         if depth < 4 || !depth.is_multiple_of(2) {
             bail!("position code: a depth of {depth} is not even and at least 4");
         }
-        Ok(Self { depth, rows: Arc::default(), tensor: Arc::default() })
+        Ok(Self { depth, blocks: Arc::default(), tensors: Arc::default() })
     }
 
     /// Adds the code of positions `1 ..` to `x [B, T, D]`.
@@ -37,15 +41,7 @@ impl SinusoidalPositionEncoder {
         if depth != self.depth {
             bail!("position code: rows {:?} are not {} wide", x.shape(), self.depth);
         }
-        let like_x = |code: &&Tensor| code.dtype() == x.dtype() && code.device().same_device(x.device());
-        let code = match self.tensor.get().filter(like_x) {
-            Some(kept) if time <= LISTED => kept.clone(),
-            _ => self.code(time.max(LISTED), x)?,
-        };
-        if time <= LISTED {
-            self.tensor.get_or_init(|| code.clone());
-        }
-        x.broadcast_add(&code.narrow(1, 0, time)?)
+        x.broadcast_add(&self.code_of(time, x)?.narrow(1, 0, time)?)
     }
 
     /// Adds the code of positions `before + 1 ..` to rows `[T, D]` on the host.
@@ -53,13 +49,29 @@ impl SinusoidalPositionEncoder {
         if !rows.len().is_multiple_of(self.depth) {
             bail!("position code: {} values are no rows of {}", rows.len(), self.depth);
         }
-        let listed = self.rows.get_or_init(|| table(0..LISTED, self.depth));
-        let (start, end) = (before * self.depth, before * self.depth + rows.len());
-        match listed.get(start..end) {
-            Some(code) => add(rows, code),
-            None => add(rows, &table(before..before + rows.len() / self.depth, self.depth)),
+        let count = rows.len() / self.depth;
+        let kept = (BLOCK * BLOCKS).saturating_sub(before).min(count);
+        let (early, late) = rows.split_at_mut(kept * self.depth);
+        for (position, row) in (before..).zip(early.chunks_exact_mut(self.depth)) {
+            let (block, place) = (position / BLOCK, position % BLOCK);
+            let first = block * BLOCK;
+            let code = self.blocks[block].get_or_init(|| table(first..first + BLOCK, self.depth));
+            add(row, &code[place * self.depth..][..self.depth]);
         }
+        add(late, &table(before + kept..before + count, self.depth));
         Ok(())
+    }
+
+    /// `[1, time or more, D]` of the kind of `x`, kept if it is not longer than what is.
+    fn code_of(&self, time: usize, x: &Tensor) -> Result<Tensor> {
+        let Some(size) = (0..SIZES).find(|size| time <= BLOCK << size) else { return self.code(time, x) };
+        let like_x = |code: &&Tensor| code.dtype() == x.dtype() && code.device().same_device(x.device());
+        if let Some(kept) = self.tensors[size].get().filter(like_x) {
+            return Ok(kept.clone());
+        }
+        let code = self.code(BLOCK << size, x)?;
+        self.tensors[size].get_or_init(|| code.clone());
+        Ok(code)
     }
 
     /// `[1, time, D]` of the kind of `x`.

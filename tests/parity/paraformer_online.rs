@@ -269,7 +269,7 @@ fn positions_are_the_same_kept_or_not() {
         SinusoidalPositionEncoder::new(depth).unwrap().add_to_rows(row, before).unwrap()
     });
     let encoder = SinusoidalPositionEncoder::new(depth).unwrap();
-    for (time, before) in [(3, 1020), (5, 1022), (4, 1030), (1, 0), (1100, 0), (7, 0)] {
+    for (time, before) in [(3, 1020), (5, 1022), (4, 1030), (1, 0), (1100, 0), (7, 126), (129, 0), (7, 0)] {
         let mut rows = vec![0f32; time * depth];
         encoder.add_to_rows(&mut rows, before).unwrap();
         assert_eq!(rows, expected[before * depth..][..rows.len()], "{time} after {before}");
