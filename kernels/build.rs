@@ -17,7 +17,7 @@ fn compile() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let built = cudaforge::KernelBuilder::new()
         .source_dir("cuda")
-        .watch(["cuda/common.cuh", "cuda/ending.cuh", "cuda/norm.cuh"])
+        .watch(["cuda/common.cuh", "cuda/ending.cuh", "cuda/norm.cuh", "cuda/track.cuh"])
         .args(["-std=c++17", "-O3", "-Werror", "all-warnings"])
         .build_ptx();
     match built {

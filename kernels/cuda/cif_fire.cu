@@ -3,12 +3,9 @@
 // A block does one item. Its threads compute the alphas; one of them adds them up, in the order and with the roundings of the host,
 // so that each token fires at the same frame.
 
-constexpr int CHUNK = 1024;
+#include "track.cuh"
 
-// How the threads of a block know where an item's row has its planes: `Packed` of the host.
-struct Track {
-  float *alphas, *peaks, *fires, *rests, *counts;
-};
+constexpr int CHUNK = 1024;
 
 // What is carried from frame to frame.
 struct Sum {
@@ -18,13 +15,13 @@ struct Sum {
   int fired = 0;
 };
 
-__device__ inline void fire(Sum& sum, const Track& track, int frame, float rest) {
+__device__ inline void fire(Sum& sum, const Track<float>& track, int frame, float rest) {
   track.fires[sum.fired] = static_cast<float>(frame);
   track.rests[sum.fired] = rest;
   ++sum.fired;
 }
 
-__device__ inline void add_prefix(Sum& sum, const Track& track, int frame, float alpha) {
+__device__ inline void add_prefix(Sum& sum, const Track<float>& track, int frame, float alpha) {
   sum.total += static_cast<double>(alpha);
   const float prefix = static_cast<float>(sum.total);
   const float whole = floorf(prefix);
@@ -35,7 +32,7 @@ __device__ inline void add_prefix(Sum& sum, const Track& track, int frame, float
   sum.before = whole;
 }
 
-__device__ inline void add_stepwise(Sum& sum, const Track& track, int frame, float alpha) {
+__device__ inline void add_stepwise(Sum& sum, const Track<float>& track, int frame, float alpha) {
   const float missing = 1.0f - sum.before;
   sum.before += alpha;
   sum.total += static_cast<double>(alpha);
@@ -54,8 +51,7 @@ extern "C" __global__ void cif_fire_f32(const float* logits, const unsigned* len
   const int frames = lengths[item];
   const int known = frames + (tail < 0.0f ? 0 : 1);
   logits += static_cast<long long>(item) * time;
-  y += static_cast<long long>(item) * (4 * columns + 4);
-  const Track track = {y, y + columns, y + 2 * columns, y + 3 * columns, y + 4 * columns};
+  const Track<float> track(y, item, columns);
 
   Sum sum;
   for (int start = 0; start < columns; start += CHUNK) {

@@ -4,6 +4,7 @@
 // share of the frame in which it fires.
 
 #include "common.cuh"
+#include "track.cuh"
 
 template <typename T>
 __device__ void cif_sums(const T* x, const float* tracks, T* y, int time, int columns, int tokens, int width) {
@@ -12,29 +13,28 @@ __device__ void cif_sums(const T* x, const float* tracks, T* y, int time, int co
   const int item = blockIdx.z;
   if (channel >= width) return;
   x += static_cast<long long>(item) * time * width + channel;
-  // Planes and numbers of the item's track: `Packed` of the host.
-  const float* alphas = tracks + static_cast<long long>(item) * (4 * columns + 4);
-  const float *fires = alphas + 2 * columns, *rests = alphas + 3 * columns, *counts = alphas + 4 * columns;
-  const int frames = static_cast<int>(counts[3]);
+  const Track<const float> track(tracks, item, columns);
+  const int frames = static_cast<int>(track.counts[3]);
 
   float sum = 0.0f;
-  if (token < static_cast<int>(fminf(counts[1], counts[2]))) {
+  if (token < static_cast<int>(fminf(track.counts[1], track.counts[2]))) {
     int start = 0;
     // The tail, a frame behind the last one, is zero: it is not there.
     if (token > 0) {
-      const int before = static_cast<int>(fires[token - 1]);
-      if (before < frames) sum = rests[token - 1] * widen(x[static_cast<long long>(before) * width]);
+      const int before = static_cast<int>(track.fires[token - 1]);
+      if (before < frames) sum = track.rests[token - 1] * widen(x[static_cast<long long>(before) * width]);
       start = min(before + 1, frames);
     }
-    const int fire = static_cast<int>(fires[token]);
-    for (int t = start; t < min(fire, frames); ++t) sum += alphas[t] * widen(x[static_cast<long long>(t) * width]);
-    if (fire < frames) sum += (alphas[fire] - rests[token]) * widen(x[static_cast<long long>(fire) * width]);
+    const int fire = static_cast<int>(track.fires[token]);
+    for (int t = start; t < min(fire, frames); ++t) sum += track.alphas[t] * widen(x[static_cast<long long>(t) * width]);
+    if (fire < frames) sum += (track.alphas[fire] - track.rests[token]) * widen(x[static_cast<long long>(fire) * width]);
   }
   y[(static_cast<long long>(item) * tokens + token) * width + channel] = narrow<T>(sum);
 }
 
-#define KERNEL(format, T)                                                                                                  \
-  extern "C" __global__ void cif_sums_##format(const T* x, const float* tracks, T* y, int time, int columns, int tokens, int width) { \
-    cif_sums(x, tracks, y, time, columns, tokens, width);                                                                  \
+#define KERNEL(format, T)                                                                                                \
+  extern "C" __global__ void cif_sums_##format(const T* x, const float* tracks, T* y, int time, int columns, int tokens, \
+                                               int width) {                                                              \
+    cif_sums(x, tracks, y, time, columns, tokens, width);                                                                \
   }
 FOR_EVERY_FORMAT(KERNEL)

@@ -9,8 +9,8 @@ constexpr int ROWS = 8;
 
 template <typename T>
 __device__ void fsmn_memory(const T* x, const T* taps, const T* one, const T* two, const unsigned* lengths, T* y,
-                            long long item_stride, long long row_stride, int time, int begin, int width, int kernel, int offset, int dilation,
-                            int skip) {
+                            long long item_stride, long long row_stride, int time, int begin, int width, int kernel,
+                            int offset, int dilation, int skip) {
   const int channel = blockIdx.x * blockDim.x + threadIdx.x;
   const int first = begin + blockIdx.y * ROWS;
   const int item = blockIdx.z;
@@ -36,10 +36,11 @@ __device__ void fsmn_memory(const T* x, const T* taps, const T* one, const T* tw
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
     const int t = first + r;
-    if (t >= time) break;
-    const long long at = place + static_cast<long long>(r) * width;
-    const float added = (one ? widen(one[at]) : 0.0f) + (two ? widen(two[at]) : 0.0f);
-    y[at] = narrow<T>((t < length ? sums[r] : 0.0f) + added);
+    if (t < time) {
+      const long long at = place + static_cast<long long>(r) * width;
+      const float added = (one ? widen(one[at]) : 0.0f) + (two ? widen(two[at]) : 0.0f);
+      y[at] = narrow<T>((t < length ? sums[r] : 0.0f) + added);
+    }
   }
 }
 

@@ -17,9 +17,9 @@ __device__ void unfold(const T* x, long long item_stride, long long row_stride, 
   }
 }
 
-#define KERNEL(format, T)                                                                                                 \
-  extern "C" __global__ void unfold_##format(const T* x, long long item_stride, long long row_stride, const unsigned* lengths, \
-                                             T* y, int width, int taps, int before) {                                     \
-    unfold(x, item_stride, row_stride, lengths, y, width, taps, before);                                                  \
+#define KERNEL(format, T)                                                                                              \
+  extern "C" __global__ void unfold_##format(const T* x, long long item_stride, long long row_stride,                  \
+                                             const unsigned* lengths, T* y, int width, int taps, int before) {         \
+    unfold(x, item_stride, row_stride, lengths, y, width, taps, before);                                               \
   }
 FOR_EVERY_FORMAT(KERNEL)

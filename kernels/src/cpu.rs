@@ -1,7 +1,7 @@
 //! Access to the CPU storage of op arguments.
 
 use std::mem::MaybeUninit;
-use std::ops::RangeInclusive;
+use std::ops::{Deref, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
@@ -40,13 +40,16 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
     }
 }
 
-/// The values of a contiguous f32 tensor that is to be added to a result of `shape`.
-pub(crate) fn addend<'a>(
+/// The values of contiguous f32 tensors that are to be added to a result of `shape`, of which `held` are the locks.
+pub(crate) fn addends<'a, S: Deref<Target = Storage>>(
     op: &str,
-    storage: &'a Storage,
-    layout: &Layout,
+    held: &'a [(S, &Layout)],
     shape: &Shape,
-) -> Result<&'a [f32]> {
+) -> Result<Vec<&'a [f32]>> {
+    held.iter().map(|(storage, layout)| addend(op, storage, layout, shape)).collect()
+}
+
+fn addend<'a>(op: &str, storage: &'a Storage, layout: &Layout, shape: &Shape) -> Result<&'a [f32]> {
     if layout.shape() != shape {
         bail!("{op}: an addend of shape {:?} does not fit the result {shape:?}", layout.shape());
     }

@@ -131,9 +131,7 @@ impl CustomOp2 for Added<'_> {
         let time = rows.time - op.first;
         let shape = Shape::from((rows.batch, time, width));
         let held: Vec<_> = addends.iter().map(|addend| addend.storage_and_layout()).collect();
-        let addends =
-            held.iter().map(|(storage, layout)| cpu::addend("fsmn-memory", storage, layout, &shape));
-        let addends = addends.collect::<Result<Vec<_>>>()?;
+        let addends = cpu::addends("fsmn-memory", &held, &shape)?;
         let y = cpu::filled([rows.batch * time, width], 1..=BLOCK_ROWS, |y, start| {
             simd::dispatch(
                 #[inline(always)]

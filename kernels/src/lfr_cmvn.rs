@@ -16,8 +16,8 @@ const BLOCK_ROWS: usize = 32;
 /// `(row + shift) * scale` of rows of `stack` frames, every `stride` frames.
 #[derive(Debug, Clone)]
 pub struct LfrCmvn {
-    stack: usize,
-    stride: usize,
+    pub(crate) stack: usize,
+    pub(crate) stride: usize,
     /// Shift and scale, `[2, stack M]` in f32.
     pub(crate) cmvn: Tensor,
 }
@@ -79,14 +79,8 @@ impl LfrCmvn {
     }
 
     /// Values of a row.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.cmvn.dims()[1]
-    }
-
-    /// Frames of a row, and from a row to the next.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn shape(&self) -> [usize; 2] {
-        [self.stack, self.stride]
     }
 
     fn frames_of(&self, row: usize) -> Range<usize> {

@@ -132,7 +132,7 @@ impl FloatWeight {
         }
     }
 
-    /// `[in, out]`, as candle and `gemm` read it: on the CPU only where the references run.
+    /// `[in, out]`, if it lies so: everywhere but on x86 where panels run.
     pub(crate) fn turned(&self) -> Result<&Tensor> {
         match &self.0 {
             Layout::Turned(weight) => Ok(weight),
@@ -327,8 +327,7 @@ impl CustomOp3 for Linear<'_> {
         let weight = cpu::contiguous("linear", weight, weight_layout)?;
         let bias = cpu::contiguous("linear", bias, bias_layout)?;
         let held: Vec<_> = self.addends.iter().map(|addend| addend.storage_and_layout()).collect();
-        let addends = held.iter().map(|(storage, layout)| cpu::addend("linear", storage, layout, &shape));
-        let (addends, relu) = (addends.collect::<Result<_>>()?, self.relu());
+        let (addends, relu) = (cpu::addends("linear", &held, &shape)?, self.relu());
         Ok((CpuStorage::F32(ended_product(x, weight, &cpu::Ending { bias, addends, relu })), shape))
     }
 }
@@ -358,8 +357,7 @@ impl CustomOp2 for PanelLinear<'_> {
         let shape = cpu::with_width(x_layout.shape(), bias.len());
         let x = cpu::contiguous("linear", x, x_layout)?;
         let held: Vec<_> = self.op.addends.iter().map(|addend| addend.storage_and_layout()).collect();
-        let addends = held.iter().map(|(storage, layout)| cpu::addend("linear", storage, layout, &shape));
-        let (addends, relu) = (addends.collect::<Result<_>>()?, self.op.relu());
+        let (addends, relu) = (cpu::addends("linear", &held, &shape)?, self.op.relu());
         let y = self.panels.product(x, self.inputs, &cpu::Ending { bias, addends, relu })?;
         Ok((CpuStorage::F32(y), shape))
     }

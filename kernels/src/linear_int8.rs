@@ -305,9 +305,7 @@ impl CustomOp2 for Call<'_> {
         let x = cpu::contiguous("linear_int8", x, x_layout)?;
         let bias = cpu::contiguous("linear_int8", bias, bias_layout)?;
         let held: Vec<_> = self.op.addends.iter().map(|addend| addend.storage_and_layout()).collect();
-        let addends =
-            held.iter().map(|(storage, layout)| cpu::addend("linear_int8", storage, layout, &shape));
-        let addends = addends.collect::<Result<_>>()?;
+        let addends = cpu::addends("linear_int8", &held, &shape)?;
         let relu = self.op.activation == Activation::Relu;
         Ok((CpuStorage::F32(self.weight.0.run(x, &cpu::Ending { bias, addends, relu })?), shape))
     }

@@ -57,13 +57,12 @@ impl Lstm {
     /// the second from its last valid step to its first. Steps after an item's end are not read and come out as zero.
     pub fn forward(&self, gates: &Tensor, weights: &[StateWeight]) -> Result<Tensor> {
         self.lengths.check("lstm", gates)?;
-        self.hidden(gates.shape(), weights)?;
-        let int8 = weights.iter().any(|weight| matches!(weight, StateWeight::Int8(_)));
-        if !int8 && !cpu::is_fast(gates) {
+        let hidden = hidden(gates.shape(), weights)?;
+        if !cpu::is_fast(gates) {
             let weights = weights.iter().map(turned).collect::<Result<Vec<_>>>()?;
             return self.reference(gates, &weights);
         }
-        gates.contiguous()?.apply_op1_no_bwd(&Steps { op: self, weights })
+        gates.contiguous()?.apply_op1_no_bwd(&Steps { op: self, weights, hidden })
     }
 
     /// The definition, in plain candle operations, with weights `[H, 4 H]`.
@@ -128,23 +127,6 @@ impl Lstm {
         x.reshape(((), width))?.contiguous()?.index_select(&rows, 0)?.reshape((batch, time, width))
     }
 
-    /// H, where gates and weights fit.
-    pub(crate) fn hidden(&self, gates: &Shape, weights: &[StateWeight]) -> Result<usize> {
-        let (_, _, width) = gates.dims3()?;
-        let (hidden, columns) = weights.first().map_or((0, 0), StateWeight::dims);
-        let alike = weights.iter().all(|weight| weight.dims() == (hidden, columns));
-        if !alike
-            || weights.len() > 2
-            || hidden == 0
-            || columns != 4 * hidden
-            || width != weights.len() * columns
-        {
-            let weights: Vec<_> = weights.iter().map(StateWeight::dims).collect();
-            bail!("lstm: gates {gates:?} and weights {weights:?} do not fit");
-        }
-        Ok(hidden)
-    }
-
     /// All steps of the direction of number `direction`: `gates [B, T, N 4 H]` -> `[B, T, H]`.
     fn run(&self, gates: &[f32], weights: &[StateWeight], direction: usize) -> Result<Vec<f32>> {
         let (hidden, width) = weights[direction].dims();
@@ -176,6 +158,19 @@ impl Lstm {
         }
         Ok(y)
     }
+}
+
+/// H, where gates and weights fit.
+fn hidden(gates: &Shape, weights: &[StateWeight]) -> Result<usize> {
+    let (_, _, width) = gates.dims3()?;
+    let (hidden, columns) = weights.first().map_or((0, 0), StateWeight::dims);
+    let alike = weights.iter().all(|weight| weight.dims() == (hidden, columns));
+    if !alike || weights.len() > 2 || hidden == 0 || columns != 4 * hidden || width != weights.len() * columns
+    {
+        let weights: Vec<_> = weights.iter().map(StateWeight::dims).collect();
+        bail!("lstm: gates {gates:?} and weights {weights:?} do not fit");
+    }
+    Ok(hidden)
 }
 
 /// New states of one item from its four gates.
@@ -216,6 +211,7 @@ fn turned(weight: &StateWeight) -> Result<&Tensor> {
 struct Steps<'a> {
     op: &'a Lstm,
     weights: &'a [StateWeight],
+    hidden: usize,
 }
 
 impl CustomOp1 for Steps<'_> {
@@ -224,9 +220,8 @@ impl CustomOp1 for Steps<'_> {
     }
 
     fn cpu_fwd(&self, gates: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Self { op, weights } = self;
+        let Self { op, weights, hidden } = self;
         let (batch, time, _) = layout.shape().dims3()?;
-        let hidden = op.hidden(layout.shape(), weights)?;
         let gates = cpu::contiguous("lstm", gates, layout)?;
         // On the threads of the pool, so that no step has to go there.
         let run = |direction| op.run(gates, weights, direction);
@@ -234,7 +229,7 @@ impl CustomOp1 for Steps<'_> {
         let shape = Shape::from((batch, time, weights.len() * hidden));
         let y = match y.as_slice() {
             [there, back] => {
-                let rows = there.chunks_exact(hidden).zip(back.chunks_exact(hidden));
+                let rows = there.chunks_exact(*hidden).zip(back.chunks_exact(*hidden));
                 rows.flat_map(|(there, back)| there.iter().chain(back)).copied().collect()
             }
             _ => y.concat(),
@@ -245,6 +240,6 @@ impl CustomOp1 for Steps<'_> {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, gates: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let weights = self.weights.iter().map(turned).collect::<Result<Vec<_>>>()?;
-        cuda::lstm(self.op, self.op.hidden(layout.shape(), self.weights)?, (gates, layout), &weights)
+        cuda::lstm(self.op, self.hidden, (gates, layout), &weights)
     }
 }

@@ -253,8 +253,7 @@ fn most_attended(list: &Tensor, scores: &Tensor) -> Result<Tensor> {
     let count = list.dim(0)?;
     let scores = scores.narrow(0, 0, count)?.unsqueeze(0)?;
     let ranked = best_of_rows(&scores, FILTERED)?.narrow(1, 0, FILTERED)?.squeeze(0)?;
-    let no_hotword = Tensor::new(&[count as u32 - 1], list.device())?;
-    list.index_select(&Tensor::cat(&[ranked.to_dtype(DType::U32)?, no_hotword], 0)?, 0)
+    Tensor::cat(&[list.index_select(&ranked.to_dtype(DType::U32)?, 0)?, list.narrow(0, count - 1, 1)?], 0)
 }
 
 /// What FunASR would fail on, or go on with numbers that mean nothing.

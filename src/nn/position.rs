@@ -58,7 +58,9 @@ impl SinusoidalPositionEncoder {
             let code = self.blocks[block].get_or_init(|| table(first..first + BLOCK, self.depth));
             add(row, &code[place * self.depth..][..self.depth]);
         }
-        add(late, &table(before + kept..before + count, self.depth));
+        if !late.is_empty() {
+            add(late, &table(before + kept..before + count, self.depth));
+        }
         Ok(())
     }
 

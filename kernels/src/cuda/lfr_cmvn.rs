@@ -3,6 +3,7 @@ use candle_core::cuda::cudarc::driver::PushKernelArg;
 use candle_core::{CudaStorage, Layout, Result, Shape};
 
 use super::{LFR_CMVN, config, contiguous, ints, launch, room, values};
+use crate::LfrCmvn;
 use crate::lfr_cmvn::Call;
 
 const THREADS: usize = 128;
@@ -12,9 +13,9 @@ pub(crate) fn lfr_cmvn(call: &Call, (x, layout): (&CudaStorage, &Layout)) -> Res
     let Call { op, frames, rows } = call;
     frames.check_shape(NAME, layout.shape())?;
     let (batch, time, width) = layout.shape().dims3()?;
-    let ([stack, stride], count) = (op.shape(), rows.len());
+    let (LfrCmvn { stack, stride, .. }, count) = (op, rows.len());
     let [time, width, stack, stride, first, _] =
-        ints(NAME, [time, width, stack, stride, rows.start, rows.end.saturating_mul(stride) + stack])?;
+        ints(NAME, [time, width, *stack, *stride, rows.start, rows.end.saturating_mul(*stride) + stack])?;
     let device = &x.device;
     let lengths = frames.on(device)?;
     let (lengths, _) = lengths.storage_and_layout();
